@@ -1,0 +1,36 @@
+"""npas: any network within any parameter budget, by sharing parameters between layers."""
+
+from npas.api import compile, plan
+from npas.checkpoint import load, save
+from npas.errors import (
+    BudgetError,
+    CheckpointError,
+    NpasError,
+    NpasWarning,
+    PlanError,
+    TraceError,
+)
+from npas.mapping import Mapping
+from npas.passes.materialize import materialize
+from npas.plan import Plan
+from npas.tools import param_groups, refresh, report
+
+__all__ = [
+    "BudgetError",
+    "CheckpointError",
+    "Mapping",
+    "NpasError",
+    "NpasWarning",
+    "Plan",
+    "PlanError",
+    "TraceError",
+    "compile",
+    "load",
+    "materialize",
+    "param_groups",
+    "plan",
+    "refresh",
+    "report",
+    "save",
+]
+__version__ = "0.1.0"

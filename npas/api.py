@@ -1,0 +1,263 @@
+"""The public calls: plan, compile, and what one does with the result."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping as MappingType, Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from npas.bank import Bank
+from npas.calibrate import calibrate_gains
+from npas.errors import NpasError
+from npas.init import check_init, initialise, zero_layers
+from npas.module import Shapeshifter
+from npas.naming import nearest
+from npas.passes.collect import Inventory, collect
+from npas.passes.mapping import Groups
+from npas.passes.rewrite import rewrite
+from npas.passes.schedule import check_schedule, schedule_all
+from npas.passes.trace import Trace, trace
+from npas.plan import Plan
+from npas.planning import PlanRequest, check_fits, make_plan
+from npas.report import PassRecord, Report
+
+T = TypeVar("T")
+_REQUEST = frozenset(field.name for field in fields(PlanRequest)) - {"budget"}
+_EXAMPLES = frozenset({"example_inputs", "example_kwargs"})
+
+
+def plan(
+    model: nn.Module,
+    budget: str | int | float,
+    *,
+    groups: Groups = "auto",
+    n_banks: int | None = None,
+    k: int | None = None,
+    downsample: str = "wavg",
+    upsample: str = "mask",
+    seed: int = 0,
+    target_modules: Iterable[str] | None = None,
+    ignored_modules: Iterable[str] | None = None,
+    overrides: MappingType[str, MappingType[str, Any]] | None = None,
+    example_inputs: Sequence[Any] = (),
+    example_kwargs: MappingType[str, Any] | None = None,
+) -> Plan:
+    """Decide which layers share which parameters; analysis only, works on meta tensors.
+
+    Args:
+        model: any module; it is not changed, and its weights are not read.
+        budget: trainable parameters of the result: a share (``"10%"``, ``0.1``), a multiple
+            (``"4x"``, ``4.0``), a number (``4_000_000``, ``"4M"``), bytes (``"16MiB"``), or
+            ``"largest"``. It counts everything trainable.
+        groups: which layers share a bank: ``"auto"``, ``"own"``, ``"single"``, ``"random"``,
+            ``"by_shape"``, ``"repeated"``, a dict of patterns -> bank, or a `Mapping`.
+        n_banks: number of banks for ``"auto"`` and ``"random"``; by default as many as possible
+            without a layer being upsampled that need not be (Appendix C).
+        k: most templates a layer may have; by default 4, growing with the budget.
+        downsample: ``"wavg"`` or ``"emb"`` (3.1.1), or the baselines ``"avg"``, ``"rr"`` (B.2).
+        upsample: ``"mask"`` or ``"inter"`` (3.1.2), or the baseline ``"repeat"`` (B.4).
+        seed: of the random choices in the mapping.
+        target_modules: patterns: only these weights are allocated.
+        ignored_modules: patterns: these weights are not allocated.
+        overrides: pattern -> some of ``bank``, ``k``, ``downsample``, ``upsample``, ``scale``.
+        example_inputs: positional inputs of forward, to count multiply-accumulates.
+        example_kwargs: keyword inputs of forward.
+
+    Raises:
+        BudgetError: if the budget cannot be met, with the smallest or largest usable one.
+        TraceError: if the root's forward defeats the front end.
+        NpasError: for arguments that do not fit the model.
+    """
+    request = PlanRequest(
+        budget,
+        groups,
+        n_banks,
+        k,
+        downsample,
+        upsample,
+        seed,
+        target_modules,
+        ignored_modules,
+        overrides,
+    )
+    run = _Recorder()
+    request.check()
+    _check_model(model)
+    traced = run("trace", trace, model, _as_tuple(example_inputs), example_kwargs)
+    inventory = _collect(run, model, traced, request, example_inputs, example_kwargs)
+    return run("plan", make_plan, model, traced, inventory, request)
+
+
+def compile(
+    model: nn.Module,
+    budget: str | int | float | None = None,
+    *,
+    plan: Plan | None = None,
+    init: str = "random",
+    frontend: str = "auto",
+    backend: str = "auto",
+    schedule: str = "auto",
+    recompute: bool | str = "auto",
+    calibrate: Any = None,
+    **plan_arguments: Any,
+) -> Shapeshifter:
+    """Return a module that computes the same architecture with the budget's parameters.
+
+    Args:
+        model: any module; it is not changed, and the result shares nothing with it.
+        budget: as for `plan`; give it or ``plan``.
+        plan: from `plan` or `Plan.load`, checked against the model.
+        init: ``"random"``, or ``"copy"``: windows start with the original's weights. A bank that
+            one layer fills exactly keeps the original's weights with both.
+        frontend: ``"auto"`` or ``"fx"``.
+        backend: ``"auto"``: the path for the device the bank is on.
+        schedule: ``"auto"`` or ``"layer"``: weights are generated where they are used first;
+            ``"bank"``: all weights of a bank at once.
+        recompute: whether generated weights are made again for the backward pass instead of being
+            kept; ``"auto"`` does it wherever autograd allows.
+        calibrate: a batch (a tensor, a tuple of positional or a dict of keyword inputs): gains are
+            set once from a forward pass, so that activations start at the original's scale.
+        **plan_arguments: as for `plan`, when ``budget`` is given; ``example_inputs`` and
+            ``example_kwargs`` always.
+
+    Raises:
+        BudgetError: if the budget cannot be met.
+        PlanError: if the plan was made for another model.
+        TraceError: if the root's forward defeats the front end.
+        NpasError: for arguments that do not fit.
+    """
+    _check_choice("frontend", frontend, ("auto", "fx"))
+    _check_choice("backend", backend, ("auto",))
+    if recompute != "auto" and not isinstance(recompute, bool):
+        raise NpasError(f"recompute={recompute!r} must be 'auto', True or False")
+    check_init(init)
+    check_schedule(schedule)
+    request = _request(budget, plan, plan_arguments)
+    _check_model(model)
+    if plan is not None:
+        check_fits(plan, model)
+    inputs = _as_tuple(plan_arguments.get("example_inputs", ()))
+    kwargs = plan_arguments.get("example_kwargs")
+    weights = dict(model.named_parameters())
+
+    run = _Recorder()
+    traced = run("trace", trace, model, inputs, kwargs)
+    if plan is None:
+        inventory = _collect(run, model, traced, request, inputs, kwargs)
+        request = _with_scales(request, inventory, weights)
+        plan = run("plan", make_plan, model, traced, inventory, request)
+    rewritten = run("rewrite", rewrite, model, traced, plan)
+    graphs = run("schedule", schedule_all, rewritten.graphs, plan, schedule)
+    starts = run("initialise", initialise, plan, rewritten.banks, weights, init)
+    ssn = Shapeshifter(
+        rewritten.root,
+        graphs,
+        original=type(model),
+        plan=plan,
+        report=Report(traced.front_end, traced.leaves, (), starts),
+        live=rewritten.live,
+        recompute=bool(recompute),
+    )
+    if calibrate is not None:
+        run("calibrate", calibrate_gains, ssn, model, traced, calibrate)
+    ssn._npas.report = replace(ssn._npas.report, passes=tuple(run.records))
+    return ssn
+
+
+class _Recorder:
+    """Runs passes and records their name, time, and what they did to the graph."""
+
+    def __init__(self) -> None:
+        self.records: list[PassRecord] = []
+        self._nodes: set[str] = set()
+
+    def __call__(self, name: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        start = time.perf_counter()
+        result = function(*args, **kwargs)
+        ms = (time.perf_counter() - start) * 1e3
+        graphs = result if name == "schedule" else getattr(result, "graphs", None)
+        added = erased = 0
+        if graphs is not None:
+            nodes = {node.name for node in graphs[True].nodes}
+            added, erased = len(nodes - self._nodes), len(self._nodes - nodes)
+            self._nodes = nodes
+        self.records.append(PassRecord(name, ms, added, erased))
+        return result
+
+
+def _collect(
+    run: _Recorder,
+    model: nn.Module,
+    traced: Trace,
+    request: PlanRequest,
+    example_inputs: Any,
+    example_kwargs: MappingType[str, Any] | None,
+) -> Inventory:
+    return run(
+        "collect",
+        collect,
+        model,
+        traced,
+        target_modules=request.target_modules,
+        ignored_modules=request.ignored_modules,
+        example_inputs=_as_tuple(example_inputs),
+        example_kwargs=example_kwargs,
+    )
+
+
+def _request(budget: Any, plan: Plan | None, arguments: MappingType[str, Any]) -> PlanRequest:
+    for name in arguments:
+        if name not in _REQUEST | _EXAMPLES:
+            raise NpasError(
+                f"compile has no argument {name!r}{nearest(name, _REQUEST | _EXAMPLES)}"
+            )
+    chosen = {name: value for name, value in arguments.items() if name in _REQUEST}
+    if plan is not None:
+        given = sorted(chosen) + (["budget"] if budget is not None else [])
+        if given:
+            raise NpasError(f"compile takes a plan or {', '.join(given)}, not both")
+        if not isinstance(plan, Plan):
+            raise NpasError(f"plan={plan!r} must be a Plan; read a file with npas.Plan.load(path)")
+        return PlanRequest(plan.budget_params)
+    if budget is None:
+        raise NpasError("compile needs a budget, such as budget='10%', or a plan")
+    request = PlanRequest(budget, **chosen)
+    request.check()
+    return request
+
+
+def _with_scales(
+    request: PlanRequest, inventory: Inventory, weights: MappingType[str, torch.Tensor]
+) -> PlanRequest:
+    """Ask for a learnable scalar where a weight is zero at the start: a gain of 0 never learns."""
+    zero = zero_layers((w.name for w in inventory.weights), weights)
+    if not zero:
+        return request
+    overrides: dict[str, MappingType[str, Any]] = {name: {"scale": True} for name in zero}
+    for pattern, options in (request.overrides or {}).items():
+        overrides[pattern] = {**overrides.get(pattern, {}), **options}
+    return replace(request, overrides=overrides)
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise NpasError(f"the model is a {type(model).__name__}, not an nn.Module")
+    if any(isinstance(module, Bank) for module in model.modules()):
+        raise NpasError(
+            f"{type(model).__name__} is compiled by npas already; call npas.materialize on it "
+            "first, or compile the original"
+        )
+
+
+def _check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise NpasError(
+            f"{argument}={value!r} is not available{nearest(str(value), choices)}; use "
+            f"{' or '.join(map(repr, choices))}"
+        )
+
+
+def _as_tuple(inputs: Any) -> tuple[Any, ...]:
+    return (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)

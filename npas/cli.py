@@ -1,0 +1,203 @@
+"""The command line: plan, explain, diff, check."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from npas.errors import BudgetError, NpasError, PlanError, TraceError
+from npas.mapping import Mapping
+from npas.model_source import ModelError, load_model, parse_input
+from npas.plan import DOWNSAMPLE, UPSAMPLE, Plan
+
+OK, DIFFERS, USAGE, BUDGET, INVALID, MODEL = range(6)
+_MODEL_HELP = (
+    "package.module:callable, file.py:callable, timm:NAME, torchvision:NAME or hf:CONFIG.json"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 fine, 1 differs (``diff``), 2 usage, 3 budget, 4 invalid plan or file, 5 the model cannot
+        be loaded or traced.
+    """
+    parsed = _parser().parse_args(arguments)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    try:
+        return parsed.run(parsed)
+    except BudgetError as error:
+        code, message = BUDGET, str(error)
+    except PlanError as error:
+        code, message = INVALID, str(error)
+    except (ModelError, TraceError) as error:
+        code, message = MODEL, str(error)
+    except NpasError as error:
+        code, message = USAGE, str(error)
+    except OSError as error:
+        code, message = INVALID, str(error)
+    errors.print(f"npas {parsed.command}: {message}")
+    return code
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from npas.api import plan
+
+    model = load_model(arguments.model, _kwargs(arguments.kwargs))
+    inputs = [parse_input(text) for text in arguments.input]
+    result = plan(
+        model,
+        arguments.budget,
+        groups=_groups(arguments.groups),
+        n_banks=arguments.n_banks,
+        k=arguments.k,
+        downsample=arguments.downsample,
+        upsample=arguments.upsample,
+        seed=arguments.seed,
+        target_modules=arguments.target_modules,
+        ignored_modules=arguments.ignored_modules,
+        example_inputs=tuple(value for name, value in inputs if name is None),
+        example_kwargs={name: value for name, value in inputs if name is not None} or None,
+    )
+    if arguments.out:
+        result.save(arguments.out)
+    if arguments.json:
+        sys.stdout.write(result.to_json())
+    else:
+        console = _console()
+        console.print(result.table())
+        console.print(result.summary())
+    return OK
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    plan = Plan.load(arguments.plan)
+    if arguments.json:
+        layers = plan.layers if arguments.layer is None else (plan.layer(arguments.layer),)
+        rows = [
+            asdict(layer) | {"bank_size": plan.bank_by_name[layer.bank].size} for layer in layers
+        ]
+        sys.stdout.write(json.dumps({"layers": rows}, indent=1) + "\n")
+    else:
+        _console().print(plan.explain(arguments.layer))
+    return OK
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    changes = Plan.load(arguments.before).diff(Plan.load(arguments.after))
+    if arguments.json:
+        rows = [asdict(change) for change in changes]
+        sys.stdout.write(json.dumps({"changes": rows}, indent=1) + "\n")
+    else:
+        console = _console()
+        for change in changes:
+            console.print(str(change))
+        if not changes:
+            console.print("the plans are the same")
+    return DIFFERS if changes else OK
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from npas.planning import check_fits
+
+    plan = Plan.load(arguments.plan)
+    if arguments.model:
+        check_fits(plan, load_model(arguments.model, _kwargs(arguments.kwargs)))
+    fits = " and fits the model" if arguments.model else ""
+    if arguments.json:
+        sys.stdout.write(json.dumps({"valid": True, "n_params": plan.n_params}) + "\n")
+    else:
+        _console().print(
+            f"{arguments.plan} is a valid plan{fits}: {plan.n_params:,} of "
+            f"{plan.budget_params:,} parameters"
+        )
+    return OK
+
+
+def _console() -> Console:
+    # Text for people goes to the terminal, or to stderr where stdout is read by a program.
+    to_terminal = sys.stdout.isatty()
+    return Console(
+        stderr=not to_terminal,
+        highlight=False,
+        markup=False,
+        width=None if to_terminal else 140,
+        soft_wrap=not to_terminal,
+    )
+
+
+def _kwargs(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise NpasError(f"--kwargs {text!r} is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise NpasError(f"--kwargs {text!r} must be a JSON object")
+    return found
+
+
+def _groups(text: str) -> str | dict[str, str] | Mapping:
+    if text.endswith(".json"):
+        return Mapping.load(text)
+    if text.startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise NpasError(f"--groups {text!r} is not JSON ({error})") from error
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="npas", description="Fit a network to a parameter budget by sharing parameters."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    plan = commands.add_parser("plan", help="decide which layers share which parameters")
+    plan.add_argument("model", help=_MODEL_HELP)
+    plan.add_argument("--budget", required=True, help="10%%, 0.1, 4M, 16MiB, 4x, largest")
+    plan.add_argument(
+        "--groups",
+        default="auto",
+        help="auto, own, single, random, by_shape, repeated, a JSON object of patterns, or a "
+        "mapping file (.json)",
+    )
+    plan.add_argument("--n-banks", type=int, help="number of banks for auto and random")
+    plan.add_argument("--k", type=int, help="most templates a layer may have")
+    plan.add_argument("--downsample", default="wavg", help=", ".join(DOWNSAMPLE))
+    plan.add_argument("--upsample", default="mask", help=", ".join(UPSAMPLE))
+    plan.add_argument("--seed", type=int, default=0)
+    plan.add_argument("--target-modules", nargs="+", metavar="PATTERN", help="allocate only these")
+    plan.add_argument("--ignored-modules", nargs="+", metavar="PATTERN", help="leave these out")
+    plan.add_argument("--input", action="append", default=[], metavar="[NAME=]DTYPE:SIZES")
+    plan.add_argument("--kwargs", default="{}", help="JSON arguments for the callable")
+    plan.add_argument("--out", help="write the plan to this file")
+    plan.set_defaults(run=_plan)
+
+    explain = commands.add_parser("explain", help="where a layer's weights come from, and why")
+    explain.add_argument("plan")
+    explain.add_argument("layer", nargs="?")
+    explain.set_defaults(run=_explain)
+
+    diff = commands.add_parser("diff", help="what differs between two plans")
+    diff.add_argument("before")
+    diff.add_argument("after")
+    diff.set_defaults(run=_diff)
+
+    check = commands.add_parser("check", help="validate a plan, alone or against a model")
+    check.add_argument("plan")
+    check.add_argument("model", nargs="?", help=_MODEL_HELP)
+    check.add_argument("--kwargs", default="{}", help="JSON arguments for the callable")
+    check.set_defaults(run=_check)
+    for command in commands.choices.values():
+        command.add_argument("--json", action="store_true", help="pure JSON on stdout")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

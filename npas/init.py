@@ -1,0 +1,176 @@
+"""Start: banks, coefficients and gains such that every weight starts at the original's scale."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from npas.bank import Bank
+from npas.errors import NpasError, NpasWarning
+from npas.naming import nearest
+from npas.plan import LayerPlan, Plan
+from npas.report import LayerStart
+
+INITS = ("random", "copy")
+# Gains this near to 1 are taken as 1 where it holds for the whole bank: the weight of a layer with
+# one template is then a view of the bank, and its scale is off by less than the promised 5%.
+_UNIT_GAIN = 0.02
+
+
+def check_init(init: str) -> None:
+    """Raise an `NpasError` for an unknown ``init``."""
+    if init not in INITS:
+        raise NpasError(
+            f"init={init!r} is unknown{nearest(init, INITS)}; use one of {', '.join(INITS)}"
+        )
+
+
+@torch.no_grad()
+def initialise(
+    plan: Plan, banks: Mapping[str, Bank], weights: Mapping[str, torch.Tensor], init: str
+) -> dict[str, LayerStart]:
+    """Fill the banks and set the gains, so that std(w_i) is that of the original weight.
+
+    Banks are drawn from a normal distribution with torch's global generator. The bank's own scale
+    is such that the geometric mean of its layers' gains is 1: a gain multiplies the gradient too.
+
+    Args:
+        plan: what was compiled.
+        banks: the generated banks by name.
+        weights: original weights by first name.
+        init: ``"random"``, or ``"copy"``: windows start with the original weights, normalised;
+            where layers share elements the largest layer's stay.
+
+    Returns:
+        layer -> how it starts, for every layer of the plan; nothing where the weights are meta
+        tensors, which have no values.
+    """
+    starts: dict[str, LayerStart] = {}
+    if any(weights[layer.name].is_meta for layer in plan.layers):
+        return starts
+    for layer in plan.layers:
+        if plan.is_ordinary(layer.bank):
+            starts[layer.name] = LayerStart(spread(weights[layer.name]), 1.0, "original")
+    for name, bank in banks.items():
+        layers = plan.layers_of(name)
+        targets = {layer.name: spread(weights[layer.name]) for layer in layers}
+        bank.theta.normal_()
+        if init == "copy":
+            _copy_weights(bank, layers, weights, targets)
+        _fill_coefficients(bank, layers)
+        if bank.mask is not None:
+            # A sign keeps the tile's scale and tells it from the first one.
+            bank.mask.copy_(torch.randint_like(bank.mask, 0, 2) * 2 - 1)
+        starts |= _set_gains(bank, layers, targets)
+    starts = {layer.name: starts[layer.name] for layer in plan.layers}
+    fallen = [name for name, start in starts.items() if start.start == "fan-in"]
+    if fallen:
+        warnings.warn(
+            f"{', '.join(fallen)} is zero in the original, and the plan gives it no coefficient "
+            "that could start at zero: it starts at the scale of its fan-in. Compile with budget= "
+            "instead of plan=, or plan with overrides={name: {'scale': True}}",
+            NpasWarning,
+            stacklevel=4,
+        )
+    return starts
+
+
+def spread(weight: torch.Tensor) -> float:
+    """Return the standard deviation of a weight, or its root mean square where that is 0."""
+    values = weight.detach().float()
+    std = float(values.std(correction=0))
+    return std if std > 0 else float(values.square().mean().sqrt())
+
+
+def _copy_weights(
+    bank: Bank,
+    layers: tuple[LayerPlan, ...],
+    weights: Mapping[str, torch.Tensor],
+    targets: Mapping[str, float],
+) -> None:
+    for layer in sorted(layers, key=lambda layer: layer.n):
+        scale = targets[layer.name]
+        if scale > 0:
+            flat = weights[layer.name].detach().flatten()[: bank.theta.numel()] / scale
+            bank.theta[layer.base : layer.base + flat.numel()] = flat.to(bank.theta.dtype)
+
+
+def _fill_coefficients(bank: Bank, layers: tuple[LayerPlan, ...]) -> None:
+    """Start the alphas orthogonal across layers and of unit norm, for wavg and for emb."""
+    device = bank.theta.device
+    if bank.scale is not None:
+        bank.scale.zero_()
+    if bank.projection is not None and bank.bias is not None:
+        rows = torch.empty(bank.projection.shape, device=device)
+        torch.nn.init.orthogonal_(rows)
+        bank.projection.copy_(rows)
+        bank.bias.zero_()
+    pending: dict[int, list[torch.Tensor]] = {}
+    for layer in layers:
+        if not layer.has_coefficients:
+            continue
+        if not pending.get(layer.k):
+            # Orthogonal as far as K goes: each K layers share one random orthogonal basis.
+            basis = torch.empty(layer.k, layer.k, device=device)
+            pending[layer.k] = list(torch.nn.init.orthogonal_(basis))
+        alpha = pending[layer.k].pop()
+        _, place, _ = bank.slot_of(layer.name)
+        if layer.downsample == "wavg":
+            assert bank.alpha is not None
+            bank.alpha[place : place + layer.k] = alpha.to(bank.alpha.dtype)
+        else:
+            assert bank.phi is not None and bank.projection is not None
+            bank.phi[place] = (bank.projection[: layer.k].float().T @ alpha).to(bank.phi.dtype)
+
+
+def _set_gains(
+    bank: Bank, layers: tuple[LayerPlan, ...], targets: Mapping[str, float]
+) -> dict[str, LayerStart]:
+    bank.set_gains(torch.ones(len(layers)))
+    bank_spread = spread(bank.theta)
+    kinds: dict[str, str] = {}
+    needed: list[float] = []
+    for layer in layers:
+        target = targets[layer.name]
+        kinds[layer.name] = "generated" if target > 0 else _start_at_zero(bank, layer)
+        if layer.scale and not layer.has_coefficients and target > 0:
+            _, _, place = bank.slot_of(layer.name)
+            assert bank.scale is not None and place is not None
+            bank.scale[place] = 1.0
+        if target > 0:
+            made = spread(bank.generate(layer.name))
+            # A padding row is zero in both, so the two are of one population.
+            needed.append(target / made if made > 0 else 1.0)
+        else:
+            fan_in = layer.n / layer.shape[0] if len(layer.shape) > 1 else layer.n
+            needed.append(fan_in**-0.5 / bank_spread)
+    gains = torch.tensor(needed, dtype=torch.float64)
+    mean = gains.log().mean().exp()
+    gains = gains / mean
+    bank.theta.mul_(float(mean))
+    if bool(((gains - 1).abs() <= _UNIT_GAIN).all()):
+        gains = torch.ones_like(gains)
+    bank.set_gains(gains.to(torch.float32))
+    return {
+        layer.name: LayerStart(targets[layer.name], float(gains[i]), kinds[layer.name])
+        for i, layer in enumerate(layers)
+    }
+
+
+def _start_at_zero(bank: Bank, layer: LayerPlan) -> str:
+    """Make a weight that was zero start at zero and able to learn, where the plan allows it."""
+    _, place, scale = bank.slot_of(layer.name)
+    if layer.has_coefficients and layer.downsample == "wavg":
+        assert bank.alpha is not None
+        bank.alpha[place : place + layer.k] = 0
+        return "zero"
+    if layer.has_coefficients:
+        assert bank.phi is not None
+        bank.phi[place] = 0
+        return "zero"
+    return "zero" if scale is not None else "fan-in"
+
+
+def zero_layers(names: Iterable[str], weights: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+    """Return the weights that are zero everywhere now; none of them on the meta device."""
+    return tuple(n for n in names if not weights[n].is_meta and not bool(weights[n].any()))

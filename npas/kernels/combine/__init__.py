@@ -1,0 +1,1 @@
+"""Weights as sums of templates times coefficients."""

@@ -1,0 +1,113 @@
+"""The op `npas::combine`: dispatch, shapes for fake tensors, autograd."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from npas.kernels.combine import eager
+from npas.kernels.combine.table import check_table, output_size
+from npas.kernels.common import check_grad, check_vectors, forbid_second_derivative
+
+
+def combine(
+    theta: torch.Tensor,
+    coef: torch.Tensor,
+    table: Sequence[int],
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Generate weights as sums of templates times coefficients (3.1.1), all of them in one call.
+
+    Element ``e`` of a row's weight is the sum over ``t < k`` of
+    ``coef[coef_offset + t] * theta[base + t * stride + e]``, kept in float32 (float64 where an
+    input has it). Differentiable once with respect to ``theta`` and ``coef``; the same inputs give
+    the same bits. Never returns a view of an input.
+
+    Args:
+        theta: [N] float, the bank.
+        coef: [C] float, coefficients; may have another dtype than the bank.
+        table: flat rows of five integers (base, stride, k, n, coef_offset). Windows may overlap.
+        dtype: of the output; the bank's own if None.
+
+    Returns:
+        [sum of n] the weights in the order of the rows.
+
+    Raises:
+        ValueError: if a tensor is not one-dimensional and floating, the devices differ, or a row
+            of the table is malformed or out of bounds.
+    """
+    return _forward(theta, coef, table, dtype)
+
+
+@torch.library.custom_op("npas::combine", mutates_args=())
+def _forward(
+    theta: torch.Tensor,
+    coef: torch.Tensor,
+    table: Sequence[int],
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    _check(theta, coef, table)
+    return eager.combine(theta, coef, table, dtype or theta.dtype)
+
+
+@torch.library.custom_op("npas::combine_backward", mutates_args=())
+def _backward(
+    grad: torch.Tensor,
+    theta: torch.Tensor,
+    coef: torch.Tensor,
+    table: Sequence[int],
+    need_theta: bool,
+    need_coef: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    _check(theta, coef, table)
+    check_grad("combine_backward", grad, (output_size(table),))
+    return eager.combine_backward(grad, theta, coef, table, need_theta, need_coef)
+
+
+def _check(theta: torch.Tensor, coef: torch.Tensor, table: Sequence[int]) -> None:
+    check_vectors("combine", theta=theta, coef=coef)
+    check_table("combine", table, theta.numel(), coef.numel())
+
+
+@_forward.register_fake
+def _(
+    theta: torch.Tensor,
+    coef: torch.Tensor,
+    table: Sequence[int],
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    _check(theta, coef, table)
+    return theta.new_empty(output_size(table), dtype=dtype or theta.dtype)
+
+
+@_backward.register_fake
+def _(
+    grad: torch.Tensor,
+    theta: torch.Tensor,
+    coef: torch.Tensor,
+    table: Sequence[int],
+    need_theta: bool,
+    need_coef: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    del grad, table
+    return (
+        theta.new_empty(theta.numel() if need_theta else 0),
+        coef.new_empty(coef.numel() if need_coef else 0),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    del output
+    theta, coef, ctx.table, _ = inputs
+    ctx.save_for_backward(theta, coef)
+
+
+def _differentiate(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    theta, coef = ctx.saved_tensors
+    needs = ctx.needs_input_grad[:2]
+    found = _backward(grad, theta, coef, ctx.table, *needs)
+    return *(d if need else None for d, need in zip(found, needs, strict=True)), None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+forbid_second_derivative(_backward)

@@ -1,0 +1,68 @@
+"""Names and patterns: how users point at weights and modules."""
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable
+
+from npas.errors import NpasError
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint such as ``" (nearest: 'single')"``, or nothing if none is near."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f" (nearest: {found[0]!r})" if found else ""
+
+
+def prefixes(name: str) -> list[str]:
+    """Return ``a``, ``a.b``, ``a.b.c`` for ``a.b.c``: the modules above a weight, and it."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Tell whether a pattern points at a weight.
+
+    Args:
+        pattern: a name or its last parts (``"fc1"``, ``"attn.q"``), a glob (``"blocks.*.attn"``),
+            or a regular expression after ``re:``, which must match a whole name. It may name the
+            weight, its module, or any module above.
+        name: fully qualified name of the weight.
+    """
+    candidates = prefixes(name)
+    if pattern.startswith("re:"):
+        try:
+            expression = re.compile(pattern[3:])
+        except re.error as error:
+            raise NpasError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+        return any(expression.fullmatch(candidate) for candidate in candidates)
+    if any(character in pattern for character in "*?["):
+        return any(fnmatch.fnmatchcase(candidate, pattern) for candidate in candidates)
+    return any(c == pattern or c.endswith("." + pattern) for c in candidates)
+
+
+def select(patterns: Iterable[str], names: Iterable[str], *, argument: str) -> set[str]:
+    """Return the names that any of the patterns points at.
+
+    Raises:
+        NpasError: if a pattern matches nothing.
+    """
+    known = list(names)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {name for name in known if matches(pattern, name)}
+        if not found:
+            every = {prefix for name in known for prefix in prefixes(name)}
+            raise NpasError(
+                f"{argument}: pattern {pattern!r} matches no weight of the model"
+                f"{nearest(pattern, every)}; weights are named as in named_parameters(), "
+                f"for example {known[0] if known else '(none)'}"
+            )
+        chosen |= found
+    return chosen
+
+
+def identifier(name: str) -> str:
+    """Return a fully qualified name as a Python identifier."""
+    plain = re.sub(r"\W", "_", name)
+    return f"_{plain}" if plain[:1].isdigit() else plain

@@ -1,0 +1,279 @@
+"""Map: decide which layers share a bank, without looking at weight values."""
+
+import random
+from collections.abc import Callable, Mapping as MappingType, Sequence
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+
+from npas.errors import NpasError, PlanError
+from npas.mapping import Mapping
+from npas.naming import identifier, matches, nearest, select
+from npas.passes.blocks import repeated_blocks
+from npas.passes.collect import WeightOp
+
+# The paper's best number of groups at a low budget (Table 12, 4M parameters: 21.31 error).
+_DEFAULT_BANKS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class MapRequest:
+    """What a mapping strategy may look at.
+
+    Attributes:
+        weights: the layers, in the model's order.
+        graph: the op graph.
+        n_banks: how many banks the user asked for, or None.
+        share: parameters for banks over elements of all weights, or None if it follows from the
+            mapping (budget ``"largest"``).
+        seed: of ``"random"`` and of k-means.
+    """
+
+    weights: tuple[WeightOp, ...]
+    graph: nx.DiGraph
+    n_banks: int | None
+    share: float | None
+    seed: int
+
+
+Groups = str | MappingType[str, str] | Mapping
+
+
+def map_layers(groups: Groups, request: MapRequest) -> Mapping:
+    """Return the mapping that ``groups`` asks for, split where a bank would hold two dtypes.
+
+    Args:
+        groups: a strategy (`STRATEGIES`), patterns -> bank, or a `Mapping`.
+        request: what to decide on.
+
+    Raises:
+        NpasError: for an unknown strategy or pattern, or an impossible ``n_banks``.
+        PlanError: for a mapping that was made for another model.
+    """
+    _check_n_banks(groups, request)
+    match groups:
+        case Mapping():
+            groups.check(w.name for w in request.weights)
+            mapping = groups
+        case str():
+            if groups not in STRATEGIES:
+                raise NpasError(
+                    f"groups={groups!r} is no strategy{nearest(groups, STRATEGIES)}; use one of "
+                    f"{', '.join(STRATEGIES)}, a dict of patterns, or a Mapping"
+                )
+            mapping = _name_banks(STRATEGIES[groups](request), groups)
+        case dict():
+            mapping = _from_patterns(groups, request)
+        case _:
+            raise NpasError(
+                f"groups={groups!r} is a {type(groups).__name__}; use one of "
+                f"{', '.join(STRATEGIES)}, a dict of patterns, or a Mapping"
+            )
+    return _split_by_dtype(mapping, request.weights)
+
+
+# A strategy returns clusters of layer names, each with the reason why they share.
+_Clusters = list[tuple[list[str], str]]
+
+
+def _own(request: MapRequest) -> _Clusters:
+    return [([w.name], "its own bank") for w in request.weights]
+
+
+def _single(request: MapRequest) -> _Clusters:
+    return [([w.name for w in request.weights], "one bank for all layers")]
+
+
+def _random(request: MapRequest) -> _Clusters:
+    n_banks = request.n_banks or len(_auto(request))
+    names = [w.name for w in request.weights]
+    random.Random(request.seed).shuffle(names)
+    order = {w.name: i for i, w in enumerate(request.weights)}
+    reason = f"drawn at random (seed {request.seed})"
+    return [(sorted(names[i::n_banks], key=order.__getitem__), reason) for i in range(n_banks)]
+
+
+def _by_shape(request: MapRequest) -> _Clusters:
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for weight in request.weights:
+        groups.setdefault(weight.shape, []).append(weight.name)
+    return [
+        (names, f"all of shape {'x'.join(map(str, shape))}") for shape, names in groups.items()
+    ]
+
+
+def _repeated(request: MapRequest) -> _Clusters:
+    groups: _Clusters = []
+    placed: set[str] = set()
+    for number, repetition in enumerate(repeated_blocks(request.graph)):
+        for role, members in enumerate(zip(*repetition.copies, strict=True)):
+            names = [name for name in dict.fromkeys(members) if name not in placed]
+            placed.update(names)
+            if names:
+                reason = (
+                    f"weight {role + 1} of a block that repeats {len(members)} times "
+                    f"(repetition {number + 1})"
+                )
+                groups.append((names, reason))
+    rest = [w.name for w in request.weights if w.name not in placed]
+    return groups + [([name], "in no repeated block: its own bank") for name in rest]
+
+
+def _auto(request: MapRequest) -> _Clusters:
+    """Cluster by k-means over shape, kind and depth: as many banks as possible.
+
+    A bank gets parameters in proportion to its layers, so a layer is upsampled where it is larger
+    than the bank's share of its layers. Appendix C found that this is what hurts: clusters in
+    which it happens, and need not, are merged with the nearest one.
+    """
+    weights = request.weights
+    share = request.share
+    if request.n_banks is None and share is not None and share >= 1:
+        return _own(request)
+    features = _features(weights)
+    distinct = len(np.unique(features, axis=0))
+    if request.n_banks is not None or share is None:
+        n_clusters = min(request.n_banks or _DEFAULT_BANKS, distinct)
+        labels = _kmeans(features, n_clusters, request.seed)
+        share = None
+    else:
+        # A bank needs at least 1 / share layers to hold its largest.
+        n_clusters = min(max(1, int(share * len(weights))), distinct)
+        labels = _kmeans(features, n_clusters, request.seed)
+        labels = _merge_starved(labels, features, np.array([w.n for w in weights]), share)
+    clusters: dict[int, list[str]] = {}
+    for weight, label in zip(weights, labels, strict=True):
+        clusters.setdefault(int(label), []).append(weight.name)
+    kinds = {w.name: w.kind for w in weights}
+    return [
+        (names, f"near in shape, kind and depth ({_spread([kinds[n] for n in names])})")
+        for names in clusters.values()
+    ]
+
+
+def _features(weights: Sequence[WeightOp]) -> np.ndarray:
+    """Return [layers, features]: log sizes, depth and one-hot kind, each of unit spread."""
+    sizes = np.array(
+        [
+            [np.log2(w.n), np.log2(w.shape[0]), np.log2(w.n / w.shape[0]), np.log2(_taps(w))]
+            for w in weights
+        ]
+    )
+    depth = np.linspace(0.0, 1.0, len(weights))[:, None]
+    kinds = sorted({w.kind for w in weights})
+    one_hot = np.array([[float(w.kind == kind) for kind in kinds] for w in weights])
+    columns = np.concatenate([sizes, depth], axis=1)
+    spread = columns.std(axis=0)
+    columns = (columns - columns.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    return np.concatenate([columns, one_hot], axis=1)
+
+
+def _taps(weight: WeightOp) -> int:
+    """Return the positions of a kernel (9 for 3x3), 1 for a matrix."""
+    return max(1, int(np.prod(weight.shape[2:])))
+
+
+def _kmeans(features: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
+    if n_clusters == 1:
+        return np.zeros(len(features), dtype=int)
+    # Imported here: scikit-learn takes longer to import than a plan takes to make.
+    from sklearn.cluster import KMeans
+
+    return KMeans(n_clusters, n_init=4, random_state=seed).fit(features).labels_
+
+
+def _merge_starved(
+    labels: np.ndarray, features: np.ndarray, sizes: np.ndarray, share: float
+) -> np.ndarray:
+    """Merge a cluster that upsamples a layer without need with the cluster nearest to it."""
+    labels = labels.copy()
+    fits_somewhere = sizes <= share * sizes.sum()
+    while True:
+        clusters = np.unique(labels)
+        starved = [
+            c
+            for c in clusters
+            if (sizes[(labels == c) & fits_somewhere] > share * sizes[labels == c].sum()).any()
+        ]
+        if not starved or len(clusters) == 1:
+            return labels
+        centres = {c: features[labels == c].mean(axis=0) for c in clusters}
+        # The smallest first: merging it moves the other banks the least.
+        source = min(starved, key=lambda c: (sizes[labels == c].sum(), c))
+        others = [c for c in clusters if c != source]
+        target = min(
+            others, key=lambda c: (float(((centres[c] - centres[source]) ** 2).sum()), c)
+        )
+        labels[labels == source] = target
+
+
+def _spread(kinds: list[str]) -> str:
+    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+
+
+STRATEGIES: dict[str, Callable[[MapRequest], _Clusters]] = {
+    "auto": _auto,
+    "own": _own,
+    "single": _single,
+    "random": _random,
+    "by_shape": _by_shape,
+    "repeated": _repeated,
+}
+
+
+def _check_n_banks(groups: object, request: MapRequest) -> None:
+    n_banks = request.n_banks
+    if n_banks is None:
+        return
+    if groups not in ("auto", "random"):
+        shown = groups if isinstance(groups, str) else type(groups).__name__
+        raise NpasError(
+            f"n_banks={n_banks} goes with groups='auto' or 'random'; groups={shown!r} decides "
+            "the number of banks itself"
+        )
+    if isinstance(n_banks, bool) or not isinstance(n_banks, int):
+        raise NpasError(f"n_banks={n_banks!r} must be a whole number")
+    if not 1 <= n_banks <= len(request.weights):
+        raise NpasError(
+            f"n_banks={n_banks} must be between 1 and {len(request.weights)}, the number of "
+            "layers that npas allocates"
+        )
+
+
+def _from_patterns(patterns: MappingType[str, str], request: MapRequest) -> Mapping:
+    names = [w.name for w in request.weights]
+    select(patterns, names, argument="groups")
+    banks: dict[str, list[str]] = {}
+    reasons: dict[str, str] = {}
+    for name in names:
+        found = next((p for p in patterns if matches(p, name)), None)
+        bank = identifier(str(patterns[found])) if found else f"own_{identifier(name)}"
+        banks.setdefault(bank, []).append(name)
+        reasons.setdefault(bank, "matched by a pattern" if found else "no pattern matches it")
+    return Mapping({bank: tuple(layers) for bank, layers in banks.items()}, "patterns", reasons)
+
+
+def _name_banks(groups: _Clusters, source: str) -> Mapping:
+    named = {f"b{i}": group for i, group in enumerate(groups)}
+    return Mapping(
+        {bank: tuple(names) for bank, (names, _) in named.items()},
+        source,
+        {bank: reason for bank, (_, reason) in named.items()},
+    )
+
+
+def _split_by_dtype(mapping: Mapping, weights: Sequence[WeightOp]) -> Mapping:
+    dtypes = {w.name: w.dtype for w in weights}
+    banks: dict[str, tuple[str, ...]] = {}
+    reasons: dict[str, str] = {}
+    for bank, layers in mapping.banks.items():
+        found = list(dict.fromkeys(dtypes[layer] for layer in layers))
+        for dtype in found:
+            name = bank if len(found) == 1 else f"{bank}_{dtype}"
+            banks[name] = tuple(layer for layer in layers if dtypes[layer] == dtype)
+            reason = mapping.reasons.get(bank, mapping.source)
+            reasons[name] = reason if len(found) == 1 else f"{reason}; split by dtype"
+    if set(dtypes) != {layer for layers in banks.values() for layer in layers}:
+        raise PlanError("mapping: it does not cover the model's layers")
+    return Mapping(banks, mapping.source, reasons)

@@ -1,0 +1,195 @@
+"""Trace: capture the root's forward with torch.fx, one graph a mode."""
+
+import copy
+import inspect
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from npas.errors import NpasError, TraceError
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What the front end saw.
+
+    Attributes:
+        graphs: the graph of ``forward`` in training (True) and in evaluation (False) mode; one
+            object under both keys where the two are the same.
+        leaves: path of each submodule that was kept whole -> why.
+        front_end: ``"fx"``.
+    """
+
+    graphs: Mapping[bool, fx.Graph]
+    leaves: Mapping[str, str]
+    front_end: str
+
+
+def clone_module(model: nn.Module, tensors: Mapping[int, torch.Tensor]) -> nn.Module:
+    """Copy a module with its parameters and buffers replaced, and nothing of them copied.
+
+    Args:
+        model: any module; it is not changed.
+        tensors: ``id(tensor)`` -> replacement, for every parameter and buffer of the model.
+
+    Raises:
+        NpasError: if something the module holds cannot be copied.
+    """
+    memo: dict[int, Any] = {key: value for key, value in tensors.items()}
+    try:
+        clone = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise NpasError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); npas "
+            "never changes the model it is given, so it needs copy.deepcopy(model) to work"
+        ) from error
+    # A deep copy of a hook that is a bound method would copy the object it reports to.
+    for original, copied in zip(model.modules(), clone.modules(), strict=True):
+        for name in _HOOKS:
+            if name in original.__dict__:
+                copied.__dict__[name] = copy.copy(original.__dict__[name])
+    return clone
+
+
+def shares_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
+    """Return the replacements for `clone_module` that keep every parameter, and copy buffers."""
+    tensors: dict[int, torch.Tensor] = {id(p): p for p in model.parameters()}
+    tensors.update({id(b): b.detach().clone() for b in model.buffers()})
+    return tensors
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Tell whether calling the module runs hooks that a trace through it would freeze."""
+    return any(module.__dict__.get(name) for name in _HOOKS[:4])
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: Sequence[Any] = (),
+    example_kwargs: Mapping[str, Any] | None = None,
+) -> Trace:
+    """Capture ``model.forward`` in both modes; submodules that defeat fx become opaque leaves.
+
+    Arguments of forward that have a constant default and are not among the examples keep that
+    default: the graph refuses another value instead of ignoring it.
+
+    Args:
+        model: any module; it is not changed.
+        example_inputs: positional example inputs, used for their number alone.
+        example_kwargs: keyword example inputs, used for their names alone.
+
+    Raises:
+        TraceError: if the root's own forward defeats fx.
+    """
+    shadow = clone_module(model, shares_tensors(model))
+    constants = _constant_arguments(shadow, len(example_inputs), set(example_kwargs or ()))
+    opaque: dict[type[nn.Module], str] = {}
+    graphs: dict[bool, fx.Graph] = {}
+    leaves: dict[str, str] = {}
+    for training in (True, False):
+        shadow.train(training)
+        graphs[training], kept = _trace_with_retry(shadow, constants, opaque)
+        leaves.update(kept)
+    if str(graphs[True]) == str(graphs[False]):
+        graphs[False] = graphs[True]
+    return Trace(graphs, leaves, "fx")
+
+
+class _Tracer(fx.Tracer):
+    """fx's tracer, with opaque classes, buffers as proxies, and the place of a failure."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, opaque: Mapping[type[nn.Module], str] | None = None) -> None:
+        # Without arguments too: fx makes one to unpickle a GraphModule.
+        super().__init__()
+        self._opaque = opaque or {}
+        self.kept: dict[str, str] = {}
+        self.failed: nn.Module | None = None
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if type(m) in self._opaque:
+            self.kept[module_qualified_name] = self._opaque[type(m)]
+            return True
+        if has_hooks(m):
+            self.kept[module_qualified_name] = "has hooks, which run only where it is called"
+            return True
+        return super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or m
+            raise
+
+
+def _trace_with_retry(
+    shadow: nn.Module, constants: Mapping[str, Any], opaque: dict[type[nn.Module], str]
+) -> tuple[fx.Graph, dict[str, str]]:
+    while True:
+        tracer = _Tracer(opaque)
+        try:
+            graph = tracer.trace(shadow, dict(constants) or None)
+        except Exception as error:
+            where = _place(error)
+            if tracer.failed is None or type(tracer.failed) in opaque:
+                raise TraceError(
+                    f"fx cannot trace {type(shadow).__name__}.forward ({where}): "
+                    f"{type(error).__name__}: {error}. Move the part that depends on values into "
+                    "a submodule, which npas keeps as an opaque leaf"
+                ) from error
+            # The whole class at once: one retry a class instead of one a block.
+            opaque[type(tracer.failed)] = f"defeats fx ({where}): {_first_line(error)}"
+            continue
+        _restore_argument_names(graph, constants)
+        return graph, tracer.kept
+
+
+def _constant_arguments(model: nn.Module, n_given: int, named: set[str]) -> dict[str, Any]:
+    constants: dict[str, Any] = {}
+    for index, (name, parameter) in enumerate(inspect.signature(model.forward).parameters.items()):
+        default = parameter.default
+        constant = default is None or isinstance(default, bool | int | float)
+        if constant and index >= n_given and name not in named:
+            constants[name] = default
+    return constants
+
+
+def _restore_argument_names(graph: fx.Graph, constants: Mapping[str, Any]) -> None:
+    # fx numbers the placeholders of constant arguments ("mask_1"), which breaks calls by keyword.
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            stem = str(node.target).rpartition("_")[0]
+            if stem in constants:
+                node.target = stem
+
+
+def _place(error: BaseException) -> str:
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != "<string>"]
+    theirs = [f for f in frames if not f.filename.startswith(ours)] or frames
+    last = theirs[-1]
+    return f"{Path(last.filename).name}:{last.lineno}, in {last.name}"
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -1,0 +1,154 @@
+"""A plan for people: table, summary, explanation."""
+
+from rich.table import Table
+
+from npas.plan import LayerPlan, Plan
+
+
+def plan_table(plan: Plan) -> Table:
+    """Return a row a layer: shape, elements, bank, how its weight is made, its windows."""
+    table = Table(title=_title(plan), title_justify="left", caption_justify="left")
+    table.caption = _kept(plan)
+    for column in ("layer", "kind", "shape", "bank", "made by", "windows"):
+        table.add_column(column, overflow="fold")
+    for column in ("elements", "MACs"):
+        table.add_column(column, justify="right")
+    for layer in plan.layers:
+        table.add_row(
+            "\n= ".join((layer.name, *layer.aliases)),
+            layer.kind,
+            "x".join(map(str, layer.shape)),
+            f"{layer.bank} ({plan.bank_by_name[layer.bank].size:,})",
+            "ordinary" if plan.is_ordinary(layer.bank) else layer.mode,
+            _windows(plan, layer),
+            f"{layer.n:,}",
+            "-" if layer.macs is None else f"{layer.macs:,}",
+        )
+    return table
+
+
+def plan_summary(plan: Plan) -> str:
+    """Return the plan in a few lines: the budget, and where its parameters are."""
+    costs = plan.costs.values()
+    parts = {
+        "banks": sum(c.elements for c in costs),
+        "coefficients": sum(c.coefficients + c.scales for c in costs),
+        "layer embeddings": sum(c.embeddings + c.projection for c in costs),
+        "masks": sum(c.masks for c in costs),
+        "kept as they are": plan.n_fixed,
+    }
+    lines = [_title(plan), ""]
+    lines += [f"  {n:>13,}  {name}" for name, n in parts.items() if n]
+    lines += ["", f"{len(plan.layers)} layers in {len(plan.banks)} banks ({plan.groups}):"]
+    for bank in plan.banks:
+        layers = plan.layers_of(bank.name)
+        modes: dict[str, int] = {}
+        for layer in layers:
+            mode = "ordinary" if plan.is_ordinary(bank.name) else layer.mode
+            modes[mode] = modes.get(mode, 0) + 1
+        made = ", ".join(f"{count} {mode}" for mode, count in modes.items())
+        wanted = sum(layer.n for layer in layers)
+        lines.append(
+            f"  {bank.name}: {bank.size:,} elements for {wanted:,} ({made}): {bank.reason}"
+        )
+    lines.append(_kept(plan))
+    return "\n".join(lines)
+
+
+def plan_explanation(plan: Plan, name: str | None) -> str:
+    """Return, for one layer or all, where its weight comes from, with whom it shares, and why."""
+    layers = plan.layers if name is None else (plan.layer(name),)
+    return "\n\n".join(_explain(plan, layer) for layer in layers)
+
+
+def _explain(plan: Plan, layer: LayerPlan) -> str:
+    bank = plan.bank_by_name[layer.bank]
+    shape = "x".join(map(str, layer.shape))
+    lines = [f"{layer.name}: {layer.kind} {shape}, {layer.n:,} elements of {layer.dtype}"]
+    if layer.aliases:
+        lines.append(f"  tied with {', '.join(layer.aliases)}: one weight, allocated once")
+    if plan.is_ordinary(bank.name):
+        lines.append(f"  fills bank {bank.name} exactly: an ordinary parameter, no generation")
+        return "\n".join(lines)
+    lines.append(f"  from bank {bank.name} of {bank.size:,} elements: {_how(layer, bank.size)}")
+    others = [other for other in plan.layers_of(bank.name) if other.name != layer.name]
+    overlapping = [other.name for other in others if _overlap(layer, other, bank.size)]
+    if others:
+        lines.append(
+            f"  in the bank with {len(others)} other layers ({bank.reason}); "
+            f"{len(overlapping)} of them use some of the same elements"
+        )
+        shown = overlapping[:8]
+        if shown:
+            more = f" and {len(overlapping) - 8} more" if len(overlapping) > 8 else ""
+            lines.append(f"  shares elements with {', '.join(shown)}{more}")
+    else:
+        lines.append(f"  alone in the bank ({bank.reason})")
+    if layer.scale and not layer.has_coefficients:
+        lines.append("  times one learnable scalar, which may start at zero")
+    if layer.padding_idx is not None:
+        lines.append(f"  row {layer.padding_idx} (padding) stays zero")
+    return "\n".join(lines)
+
+
+def _how(layer: LayerPlan, n_bank: int) -> str:
+    if layer.k == 0:
+        tiles = -(-layer.n // n_bank)
+        how = {
+            "mask": f"{tiles} tiles, those after the first times learned window-9 masks (3.1.2)",
+            "repeat": f"{tiles} tiles (B.4)",
+            "inter": "bilinear interpolation to [out, rest] (3.1.2)",
+        }
+        return f"upsampled, {how[layer.upsample]}"
+    if layer.k == 1:
+        return f"used as it is, elements {layer.base:,} to {layer.base + layer.n:,}"
+    how = {
+        "wavg": "weighted by learned coefficients (WAvg, 3.1.1)",
+        "emb": "weighted by coefficients from its layer embedding (Emb, 3.1.1)",
+        "avg": "averaged (B.2)",
+        "rr": "taken in turn (B.2)",
+    }
+    return (
+        f"{layer.k} templates from element {layer.base:,}, {layer.stride:,} apart, "
+        f"{how[layer.downsample]}"
+    )
+
+
+def _overlap(one: LayerPlan, other: LayerPlan, n_bank: int) -> bool:
+    return all(
+        start < end
+        for start, end in (
+            (_span(one, n_bank)[0], _span(other, n_bank)[1]),
+            (_span(other, n_bank)[0], _span(one, n_bank)[1]),
+        )
+    )
+
+
+def _span(layer: LayerPlan, n_bank: int) -> tuple[int, int]:
+    if layer.k == 0:
+        return 0, n_bank
+    return layer.base, layer.base + (layer.k - 1) * layer.stride + layer.n
+
+
+def _windows(plan: Plan, layer: LayerPlan) -> str:
+    if plan.is_ordinary(layer.bank):
+        return "all"
+    if layer.k == 0:
+        return f"all, {-(-layer.n // plan.bank_by_name[layer.bank].size)} tiles"
+    start, end = _span(layer, 0)
+    return f"{start:,} to {end:,}"
+
+
+def _title(plan: Plan) -> str:
+    return (
+        f"budget {plan.budget}: {plan.n_params:,} of {plan.budget_params:,} parameters "
+        f"({plan.n_params / plan.n_dense:.2%} of {plan.n_dense:,})"
+    )
+
+
+def _kept(plan: Plan) -> str:
+    reasons: dict[str, int] = {}
+    for fixed in plan.fixed:
+        reasons[fixed.reason] = reasons.get(fixed.reason, 0) + fixed.n_params
+    kept = "; ".join(f"{n:,} {reason}" for reason, n in reasons.items())
+    return f"kept as they are: {kept}" if kept else "everything is allocated"

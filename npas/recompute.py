@@ -1,0 +1,131 @@
+"""Recomputation: generated weights are not kept for the backward pass but made again there."""
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to make a generated weight again.
+
+    Attributes:
+        make: returns the weight, with grad disabled.
+        sources: what it is made from.
+        versions: version counters of the sources when it was first made.
+        name: of the layer, for messages.
+    """
+
+    make: Callable[[], torch.Tensor]
+    sources: tuple[torch.Tensor, ...]
+    versions: tuple[int, ...]
+    name: str
+
+    def __call__(self) -> torch.Tensor:
+        """Make the weight again.
+
+        Raises:
+            RuntimeError: if a source was changed in place since.
+        """
+        if tuple(source._version for source in self.sources) != self.versions:
+            raise RuntimeError(
+                f"the bank of {self.name} was changed in place between forward and backward; call "
+                "backward before optimizer.step(), or compile with recompute=False"
+            )
+        with torch.no_grad():
+            return self.make()
+
+
+class LiveWeights:
+    """The generated weights that are alive now, by storage.
+
+    One object a compiled module, shared by its banks; copies and pickles start empty.
+    """
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._recipes: dict[int, tuple[weakref.ref[torch.Tensor], Recipe]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LiveWeights":
+        """Return an empty one: a copy of a module has generated nothing yet."""
+        return memo.setdefault(id(self), LiveWeights())
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Pickle as an empty one."""
+        return LiveWeights, ()
+
+    def add(self, weight: torch.Tensor, recipe: Recipe) -> None:
+        """Remember a weight for as long as its tensor lives.
+
+        A storage address can be used again once the weight is gone, so the entry goes with it.
+        """
+        key = weight.untyped_storage()._cdata
+        self._recipes[key] = (weakref.ref(weight, lambda _: self._recipes.pop(key, None)), recipe)
+
+    def find(self, tensor: torch.Tensor) -> Recipe | None:
+        """Return the recipe of the weight that a tensor is a view of, if it is one."""
+        found = self._recipes.get(tensor.untyped_storage()._cdata)
+        return found[1] if found is not None and found[0]() is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Packed:
+    recipe: Recipe
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    value: Any
+    version: int
+    outer: bool
+
+
+@contextlib.contextmanager
+def recompute_scope(live: LiveWeights) -> Iterator[None]:
+    """Save recipes instead of generated weights in every operation run inside.
+
+    Other tensors go to the hooks that were active outside (activation checkpointing, offloading),
+    or are kept as they are, with autograd's own check for changes in place.
+    """
+    outer = torch._C._autograd._top_saved_tensors_default_hooks(True)
+
+    def pack(tensor: torch.Tensor) -> _Packed | _Kept:
+        recipe = live.find(tensor)
+        if recipe is not None:
+            return _Packed(recipe, tensor.size(), tensor.stride(), tensor.storage_offset())
+        if outer is not None:
+            return _Kept(outer[0](tensor), 0, outer=True)
+        return _Kept(tensor, tensor._version, outer=False)
+
+    def unpack(packed: _Packed | _Kept) -> torch.Tensor:
+        if isinstance(packed, _Packed):
+            return packed.recipe().as_strided(packed.size, packed.stride, packed.offset)
+        if packed.outer:
+            assert outer is not None
+            return outer[1](packed.value)
+        if packed.value._version != packed.version:
+            raise RuntimeError(
+                "a tensor needed for the backward pass was changed in place: its version is "
+                f"{packed.value._version}, expected {packed.version}"
+            )
+        return packed.value
+
+    with saved_tensors_hooks(pack, unpack):
+        yield
+
+
+def can_recompute() -> bool:
+    """Tell whether saved-tensor hooks work here: eager mode, with grad, outside functorch."""
+    return (
+        torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )

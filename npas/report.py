@@ -1,0 +1,68 @@
+"""What npas did, pass by pass, layer by layer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True, slots=True)
+class PassRecord:
+    """One pass: its name, how long it took, and what it did to the graph."""
+
+    name: str
+    ms: float
+    nodes_added: int = 0
+    nodes_erased: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStart:
+    """How one layer starts.
+
+    Attributes:
+        std: standard deviation of the original weight (its root mean square where that is 0).
+        gain: the fixed scale the layer carries.
+        start: ``"original"``, ``"generated"``, ``"zero"``, or ``"fan-in"`` for a weight that was
+            zero and has neither a coefficient nor a scalar that could start at zero.
+    """
+
+    std: float
+    gain: float
+    start: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a module was compiled.
+
+    Attributes:
+        front_end: which front end captured the root.
+        leaves: path of each submodule kept whole -> why.
+        passes: in the order they ran.
+        starts: layer -> how it starts; empty on meta tensors.
+        notes: what a user may want to know, such as parameters that are kept as they are.
+    """
+
+    front_end: str
+    leaves: Mapping[str, str]
+    passes: tuple[PassRecord, ...]
+    starts: Mapping[str, LayerStart] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def with_start(self, starts: Mapping[str, LayerStart], notes: tuple[str, ...]) -> "Report":
+        """Return the report with other starts and more notes."""
+        return replace(self, starts=dict(starts), notes=(*self.notes, *notes))
+
+    def __str__(self) -> str:
+        """Return the report as text."""
+        lines = [f"front end: {self.front_end}"]
+        lines += [f"opaque leaf {path or '(root)'}: {why}" for path, why in self.leaves.items()]
+        lines += [
+            f"{record.name}: {record.ms:.1f} ms"
+            + (f", +{record.nodes_added} -{record.nodes_erased} nodes" if record.nodes_added else "")
+            for record in self.passes
+        ]
+        lines += [
+            f"{name}: starts {start.start}, std {start.std:.4g}, gain {start.gain:.4g}"
+            for name, start in self.starts.items()
+        ]
+        return "\n".join((*lines, *self.notes))

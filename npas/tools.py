@@ -1,0 +1,59 @@
+"""What a training loop needs around a compiled module."""
+
+from typing import Any
+
+from torch import nn
+
+from npas.bank import Bank
+from npas.errors import NpasError
+from npas.module import Shapeshifter
+from npas.report import Report
+
+
+def param_groups(module: nn.Module, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+    """Return two parameter groups for any torch optimizer: with weight decay and without.
+
+    Banks and other weights of two or more dimensions decay; coefficients, layer embeddings and
+    their projections, masks, scalars, norms and biases do not.
+
+    Args:
+        module: a compiled module (or any other).
+        weight_decay: for the first group.
+    """
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    seen: set[int] = set()
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if id(parameter) in seen or not parameter.requires_grad:
+                continue
+            seen.add(id(parameter))
+            decays = name == "theta" if isinstance(owner, Bank) else parameter.dim() >= 2
+            (decayed if decays else plain).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def refresh(ssn: nn.Module) -> None:
+    """Drop the weights that evaluation caches.
+
+    Needed only after a write that autograd's version counters do not see, such as through
+    ``parameter.data``.
+    """
+    for module in ssn.modules():
+        if isinstance(module, Bank):
+            module.refresh()
+
+
+def report(ssn: nn.Module) -> Report:
+    """Return how a module was compiled: front end, passes, and how each layer starts.
+
+    Raises:
+        NpasError: if the module was not compiled by npas.
+    """
+    if not isinstance(ssn, Shapeshifter):
+        raise NpasError(f"{type(ssn).__name__} was not compiled by npas")
+    return ssn._npas.report
