@@ -177,7 +177,7 @@ class _Recorder:
         start = time.perf_counter()
         result = function(*args, **kwargs)
         ms = (time.perf_counter() - start) * 1e3
-        graphs = result if name == "schedule" else getattr(result, "graphs", None)
+        graphs: Any = result if name == "schedule" else getattr(result, "graphs", None)
         added = erased = 0
         if graphs is not None:
             nodes = {node.name for node in graphs[True].nodes}

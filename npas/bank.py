@@ -104,7 +104,7 @@ class Bank(nn.Module):
             weights = self._all_without_grad()
             return weights if layer is None else weights[layer]
         if layer is None:
-            return {name: self._weight(slot) for name, slot in self._slots.items()}
+            return self._generate_all()
         return self._weight(self._slots[layer])
 
     def train(self, mode: bool = True) -> "Bank":

@@ -112,7 +112,7 @@ class _Correct(fx.Interpreter):
         if user is not None and user.target in _ADDS and user.name in self._spreads:
             others = [other for other in user.all_input_nodes if other is not node]
             value = self.env.get(others[0]) if len(others) == 1 else None
-            if _is_float(value) and value.shape == result.shape:
+            if isinstance(value, torch.Tensor) and value.shape == result.shape:
                 return _sum_factor(value.float(), result.float(), self._spreads[user.name])
         return target / own
 
@@ -132,7 +132,8 @@ def _sum_factor(value: torch.Tensor, branch: torch.Tensor, target: float) -> flo
 def _layers_by_node(ssn: Shapeshifter) -> dict[fx.Node, tuple[Bank, str]]:
     found: dict[fx.Node, tuple[Bank, str]] = {}
     whole: dict[fx.Node, Bank] = {}
-    for node in ssn.graph.nodes:
+    graph: Any = ssn.graph
+    for node in graph.nodes:
         if node.op == "call_module" and str(node.target).startswith(f"{BANKS}."):
             bank = ssn.get_submodule(str(node.target))
             assert isinstance(bank, Bank)

@@ -168,9 +168,8 @@ def _check_layers(plan: Plan) -> None:
                 f"{path}.k: 0 means upsampled from the whole bank, so base and stride must be 0 "
                 f"and the weight ({layer.n:,}) larger than the bank ({bank.size:,})"
             )
-        if layer.k > plan.k + 1:
-            # One more than K: the layer that closes a bank may get it (DESIGN, layout rule 4).
-            raise PlanError(f"{path}.k: {layer.k} templates, at most k + 1 = {plan.k + 1} allowed")
+        if layer.k > plan.k:
+            raise PlanError(f"{path}.k: {layer.k} templates, at most k = {plan.k} allowed")
         if layer.k == 1 and layer.stride:
             raise PlanError(f"{path}.stride: must be 0 where k is 1")
         if layer.k >= 2 and layer.stride < 1:

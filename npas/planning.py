@@ -4,11 +4,10 @@ from collections.abc import Iterable, Mapping as MappingType
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from npas.budget import Budget, parse_budget
-from npas.errors import BudgetError, NpasError
+from npas.errors import BudgetError, NpasError, PlanError
 from npas.mapping import Mapping
 from npas.naming import identifier, nearest, select
 from npas.passes.allocate import allocate, choose_k, largest, smallest
@@ -52,9 +51,7 @@ class PlanRequest:
         return parse_budget(self.budget)
 
 
-def make_plan(
-    model: nn.Module, trace: Trace, inventory: Inventory, request: PlanRequest
-) -> Plan:
+def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: PlanRequest) -> Plan:
     """Decide the whole plan for a model's inventory.
 
     Raises:
@@ -126,7 +123,7 @@ def make_plan(
         budget=budget.text,
         budget_params=asked,
         groups=mapping.source,
-        k=k,
+        k=max(demand.k for demand in demands),
         seed=request.seed,
         n_dense=inventory.n_dense,
         banks=banks,
@@ -139,8 +136,6 @@ def make_plan(
 
 def check_fits(plan: Plan, model: nn.Module) -> None:
     """Raise a `PlanError` listing names, shapes and dtypes that differ, if any do."""
-    from npas.errors import PlanError
-
     parameters = dict(model.named_parameters(remove_duplicate=False))
     first = {id(p): name for name, p in model.named_parameters()}
     wrong: list[str] = []

@@ -95,12 +95,12 @@ def recompute_scope(live: LiveWeights) -> Iterator[None]:
     Other tensors go to the hooks that were active outside (activation checkpointing, offloading),
     or are kept as they are, with autograd's own check for changes in place.
     """
-    outer = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    outer = _outer_hooks()
 
     def pack(tensor: torch.Tensor) -> _Packed | _Kept:
         recipe = live.find(tensor)
         if recipe is not None:
-            return _Packed(recipe, tensor.size(), tensor.stride(), tensor.storage_offset())
+            return _Packed(recipe, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
         if outer is not None:
             return _Kept(outer[0](tensor), 0, outer=True)
         return _Kept(tensor, tensor._version, outer=False)
@@ -120,6 +120,12 @@ def recompute_scope(live: LiveWeights) -> Iterator[None]:
 
     with saved_tensors_hooks(pack, unpack):
         yield
+
+
+def _outer_hooks() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+    """Return the pack and unpack hooks that are active, if any."""
+    autograd: Any = getattr(torch._C, "_autograd")  # noqa: B009 (missing from torch's stubs)
+    return autograd._top_saved_tensors_default_hooks(True)
 
 
 def can_recompute() -> bool:

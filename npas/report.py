@@ -1,7 +1,7 @@
 """What npas did, pass by pass, layer by layer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +48,14 @@ class Report:
     starts: Mapping[str, LayerStart] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def with_start(self, starts: Mapping[str, LayerStart], notes: tuple[str, ...]) -> "Report":
-        """Return the report with other starts and more notes."""
-        return replace(self, starts=dict(starts), notes=(*self.notes, *notes))
-
     def __str__(self) -> str:
         """Return the report as text."""
         lines = [f"front end: {self.front_end}"]
         lines += [f"opaque leaf {path or '(root)'}: {why}" for path, why in self.leaves.items()]
-        lines += [
-            f"{record.name}: {record.ms:.1f} ms"
-            + (f", +{record.nodes_added} -{record.nodes_erased} nodes" if record.nodes_added else "")
-            for record in self.passes
-        ]
+        for record in self.passes:
+            changed = record.nodes_added or record.nodes_erased
+            nodes = f", +{record.nodes_added} -{record.nodes_erased} nodes" if changed else ""
+            lines.append(f"{record.name}: {record.ms:.1f} ms{nodes}")
         lines += [
             f"{name}: starts {start.start}, std {start.std:.4g}, gain {start.gain:.4g}"
             for name, start in self.starts.items()

@@ -66,8 +66,9 @@ def repeated_blocks(graph: nx.DiGraph) -> tuple[Repetition, ...]:
     """
     names = list(graph.nodes)
     index = {name: i for i, name in enumerate(names)}
-    codes = {label: i for i, label in enumerate(dict.fromkeys(nx.get_node_attributes(graph, "label").values()))}
-    labels = np.array([codes[graph.nodes[name]["label"]] for name in names])
+    words = [graph.nodes[name]["label"] for name in names]
+    codes = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    labels = np.array([codes[word] for word in words])
     inner = [
         tuple(sorted(index[name] - index[source] for source in graph.predecessors(name)))
         for name in names
@@ -89,7 +90,9 @@ def repeated_blocks(graph: nx.DiGraph) -> tuple[Repetition, ...]:
         spans = [s for s in spans if not taken[s.start : s.stop].any()]
         spans = _isomorphic_to_first(spans, inner)
         members = [tuple(w for i in s for w in graph.nodes[names[i]]["weights"]) for s in spans]
-        if len(spans) < 2 or not members[0] or len({w for m in members for w in m}) == len(members[0]):
+        # One weight used several times in a row is no repeated block.
+        distinct = {weight for member in members for weight in member}
+        if len(spans) < 2 or len(distinct) <= len(members[0]):
             continue
         for span in spans:
             taken[span.start : span.stop] = True

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Mapping as MappingType, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -15,6 +16,7 @@ from npas.passes.collect import WeightOp
 
 # The paper's best number of groups at a low budget (Table 12, 4M parameters: 21.31 error).
 _DEFAULT_BANKS = 4
+_KMEANS_STARTS: Any = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,7 @@ def _by_shape(request: MapRequest) -> _Clusters:
     groups: dict[tuple[int, ...], list[str]] = {}
     for weight in request.weights:
         groups.setdefault(weight.shape, []).append(weight.name)
-    return [
-        (names, f"all of shape {'x'.join(map(str, shape))}") for shape, names in groups.items()
-    ]
+    return [(names, f"all of shape {'x'.join(map(str, shape))}") for shape, names in groups.items()]
 
 
 def _repeated(request: MapRequest) -> _Clusters:
@@ -180,7 +180,8 @@ def _kmeans(features: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
     # Imported here: scikit-learn takes longer to import than a plan takes to make.
     from sklearn.cluster import KMeans
 
-    return KMeans(n_clusters, n_init=4, random_state=seed).fit(features).labels_
+    found = KMeans(n_clusters, n_init=_KMEANS_STARTS, random_state=seed).fit_predict(features)
+    return np.asarray(found)
 
 
 def _merge_starved(
@@ -202,9 +203,7 @@ def _merge_starved(
         # The smallest first: merging it moves the other banks the least.
         source = min(starved, key=lambda c: (sizes[labels == c].sum(), c))
         others = [c for c in clusters if c != source]
-        target = min(
-            others, key=lambda c: (float(((centres[c] - centres[source]) ** 2).sum()), c)
-        )
+        target = min(others, key=lambda c: (float(((centres[c] - centres[source]) ** 2).sum()), c))
         labels[labels == source] = target
 
 

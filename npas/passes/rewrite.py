@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -158,7 +159,7 @@ def _generation(graph: fx.Graph, plan: Plan, layer: str) -> fx.Node:
     )
 
 
-def _look_up(graph: fx.Graph, plan: Plan, layer: str, node: fx.Node, ids: object) -> None:
+def _look_up(graph: fx.Graph, plan: Plan, layer: str, node: fx.Node, ids: Any) -> None:
     """Replace an embedding's node by the bank's rows."""
     bank = plan.layer_by_name[layer].bank
     with graph.inserting_before(node):

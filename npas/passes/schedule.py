@@ -23,9 +23,7 @@ def check_schedule(how: str) -> None:
         )
 
 
-def schedule_all(
-    graphs: Mapping[bool, fx.Graph], plan: Plan, how: str
-) -> dict[bool, fx.Graph]:
+def schedule_all(graphs: Mapping[bool, fx.Graph], plan: Plan, how: str) -> dict[bool, fx.Graph]:
     """Schedule the graph of each mode; one object stays one."""
     done = {id(graph): schedule(graph, plan, how) for graph in graphs.values()}
     return {mode: done[id(graph)] for mode, graph in graphs.items()}

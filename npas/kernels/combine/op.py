@@ -1,13 +1,12 @@
 """The op `npas::combine`: dispatch, shapes for fake tensors, autograd."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from npas.kernels.combine import eager
 from npas.kernels.combine.table import check_table, output_size
-from npas.kernels.common import check_grad, check_vectors, forbid_second_derivative
+from npas.kernels.common import check_grad, check_vectors, register_gradient
 
 
 def combine(
@@ -36,7 +35,7 @@ def combine(
         ValueError: if a tensor is not one-dimensional and floating, the devices differ, or a row
             of the table is malformed or out of bounds.
     """
-    return _forward(theta, coef, table, dtype)
+    return _call(theta, coef, table, dtype)
 
 
 @torch.library.custom_op("npas::combine", mutates_args=())
@@ -96,18 +95,4 @@ def _(
     )
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    del output
-    theta, coef, ctx.table, _ = inputs
-    ctx.save_for_backward(theta, coef)
-
-
-def _differentiate(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    theta, coef = ctx.saved_tensors
-    needs = ctx.needs_input_grad[:2]
-    found = _backward(grad, theta, coef, ctx.table, *needs)
-    return *(d if need else None for d, need in zip(found, needs, strict=True)), None, None
-
-
-_forward.register_autograd(_differentiate, setup_context=_save)
-forbid_second_derivative(_backward)
+_call = register_gradient(_forward, _backward, n_tensors=2)

@@ -71,4 +71,3 @@ def check_table(op: str, table: Sequence[int], bank_size: int, n_coefficients: i
                 f"{op}: row {index} of the table reads coefficient {row.offset + row.k - 1} of "
                 f"{n_coefficients}: {row}"
             )
-

@@ -1,0 +1,37 @@
+# The two commands of the README, and what CI runs besides. Each target makes the virtual
+# environment when there is none and installs again only when the project's requirements changed.
+#
+#   make demo [DEMO_FLAGS=--quick]      make test [PYTEST_FLAGS='-m pure']
+#   PYTHON=python3.12 chooses the interpreter, VENV=path the place of the environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_FLAGS ?=
+PYTEST_FLAGS ?=
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+demo: $(VENV)/.installed-plot
+	$(BIN)/python -m examples.digits $(DEMO_FLAGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# One stamp a set of extras, so that the demo waits for no linter. pip is the last thing that
+# `venv` puts into an environment: without it the environment is absent or was interrupted.
+$(VENV)/.installed-%: pyproject.toml constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build demo dist .hypothesis .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,11 @@
+"""Weight generation: each op a folder with its definition, its kernels and its custom op."""
+
+from npas.kernels.combine.op import combine
+from npas.kernels.gather_combine.op import gather_combine
+from npas.kernels.gather_tile_mask.op import gather_tile_mask
+from npas.kernels.interpolate.op import interpolate
+from npas.kernels.tile_mask.op import tile_mask
+
+from npas.kernels import flops as flops  # isort: skip  (registers the formulas of the ops above)
+
+__all__ = ["combine", "gather_combine", "gather_tile_mask", "interpolate", "tile_mask"]

@@ -1,0 +1,1 @@
+"""Rows of a weight that is a sum of templates times coefficients."""

@@ -1,0 +1,1 @@
+"""Rows of a weight larger than its bank."""

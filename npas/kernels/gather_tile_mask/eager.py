@@ -1,0 +1,90 @@
+"""`gather_tile_mask` with PyTorch's own operators: the CPU path, and the fallback elsewhere."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from npas.kernels.common import autocast_off, sum_dtype
+from npas.kernels.tile_mask.tiles import window_of
+
+# Elements whose places in bank and mask are held at a time: 4 MB of int64.
+CHUNK_ELEMENTS = 1 << 18
+
+
+class _Chunk(NamedTuple):
+    """Some of the rows looked up: which, and where their elements stand in bank and factors."""
+
+    rows: slice
+    position: torch.Tensor
+    factor: torch.Tensor
+
+
+def _chunks(ids: torch.Tensor, cols: int, bank_size: int) -> Iterator[_Chunk]:
+    window = window_of(bank_size)
+    column = torch.arange(cols, device=ids.device)
+    step = max(1, CHUNK_ELEMENTS // cols)
+    for start in range(0, ids.numel(), step):
+        rows = slice(start, start + step)
+        element = ids[rows, None] * cols + column
+        tile = element // bank_size
+        position = element - tile * bank_size
+        yield _Chunk(rows, position, tile * window + position % window)
+
+
+def _factors(mask: torch.Tensor, bank_size: int) -> torch.Tensor | None:
+    """Return the mask with the first tile's ones before it, or None for plain repetition."""
+    if not mask.numel():
+        return None
+    return torch.cat([mask.new_ones(window_of(bank_size)), mask])
+
+
+def gather_tile_mask(
+    theta: torch.Tensor,
+    mask: torch.Tensor,
+    coef: torch.Tensor,
+    cols: int,
+    ids: torch.Tensor,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Generate rows; see `npas.kernels.gather_tile_mask.reference.gather_tile_mask`."""
+    bank_size, kept = theta.numel(), sum_dtype(theta, mask, coef)
+    flat_ids = ids.reshape(-1).to(torch.int64)
+    out = theta.new_empty(flat_ids.numel(), cols, dtype=dtype)
+    factors, scale = _factors(mask.to(kept), bank_size), coef.to(kept)
+    for chunk in _chunks(flat_ids, cols, bank_size):
+        found = theta[chunk.position] * scale
+        out[chunk.rows] = found if factors is None else found * factors[chunk.factor]
+    return out.view(*ids.shape, cols)
+
+
+def gather_tile_mask_backward(
+    grad: torch.Tensor,
+    theta: torch.Tensor,
+    mask: torch.Tensor,
+    coef: torch.Tensor,
+    cols: int,
+    ids: torch.Tensor,
+    needs: tuple[bool, bool, bool],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients of bank, mask and coefficient; an empty one where not needed."""
+    need_theta, need_mask, need_coef = needs
+    bank_size, kept = theta.numel(), sum_dtype(theta, mask, coef)
+    flat_ids = ids.reshape(-1).to(torch.int64)
+    rows, bank, scale = grad.reshape(-1, cols), theta.to(kept), coef.to(kept)
+    factors = _factors(mask.to(kept), bank_size)
+    total = torch.zeros_like(bank)
+    d_factors = bank.new_zeros(0 if factors is None else factors.numel())
+    for chunk in _chunks(flat_ids, cols, bank_size):
+        part, position = rows[chunk.rows].to(kept).reshape(-1), chunk.position.view(-1)
+        if need_mask and factors is not None:
+            d_factors.index_add_(0, chunk.factor.view(-1), part * bank[position])
+        if need_theta or need_coef:
+            if factors is not None:
+                part = part * factors[chunk.factor.view(-1)]
+            total.index_add_(0, position, part)
+    with autocast_off(theta):
+        d_coef = torch.dot(bank, total).reshape(1)[: 1 if need_coef else 0]
+    d_theta = (total * scale)[: bank_size if need_theta else 0]
+    d_mask = (d_factors[window_of(bank_size) :] * scale)[: mask.numel() if need_mask else 0]
+    return d_theta.to(theta.dtype), d_mask.to(mask.dtype), d_coef.to(coef.dtype)

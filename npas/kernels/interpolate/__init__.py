@@ -1,0 +1,1 @@
+"""Weights larger than their bank: the bank resized bilinearly."""

@@ -1,0 +1,1 @@
+"""Weights larger than their bank: the bank repeated, later tiles times learned masks."""

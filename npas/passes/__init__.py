@@ -1,0 +1,1 @@
+"""The passes: analyses of a model and rewrites of its graph."""
