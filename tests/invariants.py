@@ -306,8 +306,8 @@ def check_refuses(folder: Path, make: Callable[[], nn.Module]) -> None:
 def spread(weight: torch.Tensor) -> float:
     """Return the standard deviation, or the root mean square of a constant."""
     values = weight.detach().double()
-    std = float((values - values.mean()).square().mean().sqrt())
-    return std if std > 0 else float(values.square().mean().sqrt())
+    constant = bool((values == values[(0,) * values.dim()]).all())
+    return float(values.abs().mean() if constant else values.std(correction=0))
 
 
 def check_start(model: nn.Module, ssn: nn.Module, plan: npas.Plan) -> None:

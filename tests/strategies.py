@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis import HealthCheck, Phase, settings, strategies as st
 from torch import nn
 
 import npas
@@ -17,6 +17,8 @@ PROFILE = settings(
     deadline=None,
     derandomize="CI" in os.environ,
     print_blob=True,
+    # Explaining a failure runs it hundreds of times more.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 BATCH = 3

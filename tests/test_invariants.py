@@ -93,10 +93,11 @@ def test_budget_is_never_exceeded(case: Case, ask: Ask, options: Options) -> Non
 @settings(PROFILE, max_examples=60)
 @given(large_models(), asks(), options())
 def test_large_budgets_are_used(large: Large, ask: Ask, options: Options) -> None:
-    options = options | {"groups": "auto" if "front" in options["groups"] else options["groups"]}
-    overrides = options["overrides"]
-    if overrides and "front" in overrides:
-        options["overrides"] = {"0": overrides["front"]}
+    options = dict(options)
+    if isinstance(options["groups"], dict):
+        options["groups"] = {"0": "first", "*": "rest"}
+    if "front" in (options["overrides"] or {}):
+        options["overrides"] = {"0": options["overrides"]["front"]}
     plan_or_nearest(large.make(), ask, options)
 
 

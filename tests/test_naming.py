@@ -115,7 +115,7 @@ def test_select_takes_any_iterable_of_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "near"), [("haed", "head"), ("embd.weight", "embed.weight"), ("atn", "attn")]
+    ("pattern", "near"), [("haed", "head"), ("embd.weight", "embed.weight"), ("block", "blocks")]
 )
 def test_a_pattern_that_matches_nothing_says_which_argument(pattern: str, near: str) -> None:
     with pytest.raises(NpasError) as caught:
@@ -157,7 +157,7 @@ def test_identifier_is_one(name: str) -> None:
     assert identifier(found) == found
 
 
-@pytest.mark.parametrize("name", ["", *keyword.kwlist])
-def test_identifier_can_stand_in_code(name: str) -> None:
-    found = identifier(name)
-    assert found.isidentifier() and not keyword.iskeyword(found)
+def test_identifier_can_stand_in_code() -> None:
+    for name in ("", *keyword.kwlist):
+        found = identifier(name)
+        assert found.isidentifier() and not keyword.iskeyword(found), name

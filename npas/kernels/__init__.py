@@ -6,6 +6,8 @@ from npas.kernels.gather_tile_mask.op import gather_tile_mask
 from npas.kernels.interpolate.op import interpolate
 from npas.kernels.tile_mask.op import tile_mask
 
-from npas.kernels import flops as flops  # isort: skip  (registers the formulas of the ops above)
+# isort: split
+# Registers the formulas, which the ops must exist for.
+from npas.kernels import flops as flops
 
 __all__ = ["combine", "gather_combine", "gather_tile_mask", "interpolate", "tile_mask"]

@@ -35,12 +35,11 @@ def combine_backward_flops(
     theta: Shape,
     coef: Shape,
     table: Sequence[int],
-    need_theta: bool,
-    need_coef: bool,
+    needs: Sequence[bool],
     **_: Any,
 ) -> int:
     """Return 2 * sum of k * n for each gradient needed."""
-    return (need_theta + need_coef) * combine_flops(theta, coef, table)
+    return sum(needs) * combine_flops(theta, coef, table)
 
 
 @register_flop_formula(_npas.gather_combine)
@@ -59,12 +58,11 @@ def gather_combine_backward_flops(
     table_row: Sequence[int],
     cols: int,
     ids: Shape,
-    need_theta: bool,
-    need_coef: bool,
+    needs: Sequence[bool],
     **_: Any,
 ) -> int:
     """Return 2 * k for each element looked up and gradient needed."""
-    return (need_theta + need_coef) * gather_combine_flops(theta, coef, table_row, cols, ids)
+    return sum(needs) * gather_combine_flops(theta, coef, table_row, cols, ids)
 
 
 @register_flop_formula([_npas.tile_mask, _npas.gather_tile_mask])
@@ -78,7 +76,7 @@ def tile_mask_backward_flops(
     grad: Shape, theta: Shape, mask: Shape, coef: Shape, *others: Any, **_: Any
 ) -> int:
     """Return 2 for each element, once for bank or coefficient and once for the mask."""
-    need_theta, need_mask, need_coef = others[-3:]
+    need_theta, need_mask, need_coef = others[-1]
     return 2 * math.prod(grad) * ((need_theta or need_coef) + need_mask)
 
 

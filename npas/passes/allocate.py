@@ -35,7 +35,8 @@ _NEAR = 100
 _SPARE, _SPARE_SHARE = 16, 1000
 # Ordinary parameters are given up only to spend more than 0.05% of the budget.
 _ORDINARY_SHARE = 2000
-# Banks that are offered what is left, one at a time; in 20,000 random cases 2 were enough.
+# Banks that are offered what is left, one at a time. Of 992 random cases with budgets of at least
+# 100,000, 972 needed none, and 6 used all eight and still had 16 or more left.
 _OFFERS = 8
 
 
@@ -79,7 +80,7 @@ def choose_k(demands: Sequence[Demand], available: int, k_min: int = 4) -> int:
         helps, as with ``rr``.
     """
     layers = Layers.of(demands)
-    free = layers.limit == k_min
+    free = layers.many & (layers.limit == k_min)
 
     def most(k: int) -> int:
         limit = np.where(free, k, layers.limit)
@@ -185,11 +186,11 @@ def _search(layers: Layers, available: int) -> Laid:
     else:
         laid, above = _largest_share(layers, least, available)
     cost = laid.cost()
-    state = _State(layers, limit, laid.size, cost, available - int(cost.sum()))
+    state = _State(layers, limit, laid.size.copy(), cost, available - int(cost.sum()))
     for ordinary_too in (False, True):
         if ordinary_too and state.left * _ORDINARY_SHARE <= available:
             break
-        movable = ~state.ordinary | ordinary_too
+        movable = state.ordinary == ordinary_too
         _step(state, above, movable)
         room = layers.cap(state.limit) - state.size
         # First the banks whose next step was too dear, then those with most room.
@@ -236,6 +237,7 @@ def _largest_share(layers: Layers, least: Ints, available: int) -> tuple[Laid, L
 
 def _step(state: _State, above: Laid, movable: Flags) -> None:
     """Take the banks to their next size, in order, as far as the budget goes."""
+    movable = movable & (above.size > state.size)
     rise = np.where(movable, above.cost() - state.cost, 0)
     spent = np.cumsum(rise)
     affordable = np.flatnonzero(spent <= state.left)

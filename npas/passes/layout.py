@@ -197,6 +197,7 @@ class Layers:
     Attributes:
         n: [layers] elements.
         limit: [layers] most templates.
+        many: [layers] whether a higher limit would give it more: all but ``rr``.
         unit: [layers] elements that its bases and strides are multiples of, 16 or 1.
         wavg: [layers] whether it has coefficients of its own when it has two templates.
         emb: [layers] whether it has an embedding then.
@@ -209,6 +210,7 @@ class Layers:
 
     n: Ints
     limit: Ints
+    many: Flags
     unit: Ints
     wavg: Flags
     emb: Flags
@@ -230,7 +232,7 @@ class Layers:
         present, start = np.unique(banks, return_index=True)
         assert count and present[0] == 0 and present[-1] == len(present) - 1, "a bank is empty"
         n = np.fromiter((d.n for d in demands), np.int64, count)
-        one = np.fromiter((d.downsample == "rr" for d in demands), np.bool_, count)
+        many = np.fromiter((d.downsample != "rr" for d in demands), np.bool_, count)
         k = np.fromiter((d.k for d in demands), np.int64, count)
         mask = np.fromiter((d.upsample == "mask" for d in demands), np.bool_, count)
         assert n.min() >= 1 and k.min() >= 1
@@ -238,7 +240,8 @@ class Layers:
         aligned = (n % _ALIGNMENT == 0) | (n >= _ALIGNED_FROM)
         return Layers(
             n=n,
-            limit=np.where(one, 1, k),
+            limit=np.where(many, k, 1),
+            many=many,
             unit=np.where(aligned, _ALIGNMENT, 1),
             wavg=np.fromiter((d.downsample == "wavg" for d in demands), np.bool_, count),
             emb=np.fromiter((d.downsample == "emb" for d in demands), np.bool_, count),
@@ -255,6 +258,7 @@ class Layers:
         return Layers(
             n=self.n[inside],
             limit=self.limit[inside],
+            many=self.many[inside],
             unit=self.unit[inside],
             wavg=self.wavg[inside],
             emb=self.emb[inside],
@@ -370,8 +374,8 @@ class Laid:
         n, unit, k = layers.n.tolist(), layers.unit.tolist(), self.k.tolist()
         step, stride = self.step.tolist(), self.stride.tolist()
         ends = [*layers.start.tolist()[1:], len(n)]
-        rows = zip(layers.start.tolist(), ends, layers.closing.tolist(), self.size.tolist())
-        for first, end, last, size in rows:
+        banks = (layers.start.tolist(), ends, layers.closing.tolist(), self.size.tolist())
+        for first, end, last, size in zip(*banks, strict=True):
             base = [0] * (end - first)
             closed = n[last] <= size
             if closed:

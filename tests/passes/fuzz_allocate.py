@@ -104,9 +104,7 @@ def mask_use(n: int, n_bank: int) -> list[tuple[int, int]]:
     """Return the mask elements that each tile after the first reads, as ranges."""
     window = min(9, n_bank)
     starts = range(n_bank, n, n_bank)
-    return [
-        (window * i, window * i + min(window, n - start)) for i, start in enumerate(starts)
-    ]
+    return [(window * i, window * i + min(window, n - start)) for i, start in enumerate(starts)]
 
 
 def bank_problems(
@@ -139,9 +137,7 @@ def run(cases: int, seed: int) -> dict[str, int]:
             counts["infeasible"] += 1
             available = least
         k = choose_k(demands, available)
-        demands = [
-            Demand(d.n, d.bank, d.downsample, d.upsample, k, d.scale) for d in demands
-        ]
+        demands = [Demand(d.n, d.bank, d.downsample, d.upsample, k, d.scale) for d in demands]
         allocation = allocate(demands, available)
         found = bank_problems(demands, allocation, available)
         spent = sum(bank.cost.total for bank in allocation)

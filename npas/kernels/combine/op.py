@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
+from npas.kernels.checks import check_grad, check_vectors
 from npas.kernels.combine import eager
 from npas.kernels.combine.table import check_table, output_size
-from npas.kernels.common import check_grad, check_vectors, register_gradient
+from npas.kernels.gradient import empty_gradients, register_gradient
 
 
 def combine(
@@ -55,12 +56,11 @@ def _backward(
     theta: torch.Tensor,
     coef: torch.Tensor,
     table: Sequence[int],
-    need_theta: bool,
-    need_coef: bool,
+    needs: Sequence[bool],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _check(theta, coef, table)
     check_grad("combine_backward", grad, (output_size(table),))
-    return eager.combine_backward(grad, theta, coef, table, need_theta, need_coef)
+    return eager.combine_backward(grad, theta, coef, table, needs)
 
 
 def _check(theta: torch.Tensor, coef: torch.Tensor, table: Sequence[int]) -> None:
@@ -85,14 +85,10 @@ def _(
     theta: torch.Tensor,
     coef: torch.Tensor,
     table: Sequence[int],
-    need_theta: bool,
-    need_coef: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    needs: Sequence[bool],
+) -> tuple[torch.Tensor, ...]:
     del grad, table
-    return (
-        theta.new_empty(theta.numel() if need_theta else 0),
-        coef.new_empty(coef.numel() if need_coef else 0),
-    )
+    return empty_gradients(needs, theta, coef)
 
 
 _call = register_gradient(_forward, _backward, n_tensors=2)

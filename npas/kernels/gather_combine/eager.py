@@ -3,12 +3,12 @@
 One template at a time, so that a temporary is as large as the rows looked up, not K times that.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
+from npas.kernels.accumulate import sum_dtype
 from npas.kernels.combine.table import Row
-from npas.kernels.common import autocast_off, sum_dtype
 
 
 def _templates(theta: torch.Tensor, row: Row, cols: int) -> Iterator[torch.Tensor]:
@@ -43,10 +43,10 @@ def gather_combine_backward(
     row: Row,
     cols: int,
     ids: torch.Tensor,
-    need_theta: bool,
-    need_coef: bool,
+    needs: Sequence[bool],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradients of bank and coefficients; an empty tensor where one is not needed."""
+    need_theta, need_coef = needs
     kept = sum_dtype(theta, coef)
     flat_ids = ids.reshape(-1)
     rows = grad.reshape(-1, cols).to(kept)
@@ -57,8 +57,7 @@ def gather_combine_backward(
         for factor, template in zip(factors, _templates(d_theta, row, cols), strict=True):
             template.index_add_(0, flat_ids, rows * factor)
     if need_coef:
-        with autocast_off(theta):
-            for t, template in enumerate(_templates(theta.contiguous(), row, cols)):
-                found = template.index_select(0, flat_ids).to(kept)
-                d_coef[row.offset + t] = torch.dot(found.view(-1), rows.view(-1))
+        for t, template in enumerate(_templates(theta.contiguous(), row, cols)):
+            found = template.index_select(0, flat_ids).to(kept)
+            d_coef[row.offset + t] = found.mul_(rows).sum()
     return d_theta.to(theta.dtype), d_coef.to(coef.dtype)

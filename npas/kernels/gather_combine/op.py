@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
+from npas.kernels.checks import check_grad, check_ids, check_vectors
 from npas.kernels.combine.table import ROW, Row, check_table
-from npas.kernels.common import check_grad, check_ids, check_vectors, register_gradient
 from npas.kernels.gather_combine import eager
+from npas.kernels.gradient import empty_gradients, register_gradient
 
 
 def gather_combine(
@@ -62,12 +63,11 @@ def _backward(
     table_row: Sequence[int],
     cols: int,
     ids: torch.Tensor,
-    need_theta: bool,
-    need_coef: bool,
+    needs: Sequence[bool],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     row = _check("gather_combine_backward", theta, coef, table_row, cols, ids)
     check_grad("gather_combine_backward", grad, (*ids.shape, cols))
-    return eager.gather_combine_backward(grad, theta, coef, row, cols, ids, need_theta, need_coef)
+    return eager.gather_combine_backward(grad, theta, coef, row, cols, ids, needs)
 
 
 def _check(
@@ -108,14 +108,10 @@ def _(
     table_row: Sequence[int],
     cols: int,
     ids: torch.Tensor,
-    need_theta: bool,
-    need_coef: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    needs: Sequence[bool],
+) -> tuple[torch.Tensor, ...]:
     del grad, table_row, cols, ids
-    return (
-        theta.new_empty(theta.numel() if need_theta else 0),
-        coef.new_empty(coef.numel() if need_coef else 0),
-    )
+    return empty_gradients(needs, theta, coef)
 
 
 _call = register_gradient(_forward, _backward, n_tensors=2)

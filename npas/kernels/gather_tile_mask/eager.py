@@ -1,11 +1,11 @@
 """`gather_tile_mask` with PyTorch's own operators: the CPU path, and the fallback elsewhere."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 
-from npas.kernels.common import autocast_off, sum_dtype
+from npas.kernels.accumulate import sum_dtype
 from npas.kernels.tile_mask.tiles import window_of
 
 # Elements whose places in bank and mask are held at a time: 4 MB of int64.
@@ -65,7 +65,7 @@ def gather_tile_mask_backward(
     coef: torch.Tensor,
     cols: int,
     ids: torch.Tensor,
-    needs: tuple[bool, bool, bool],
+    needs: Sequence[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients of bank, mask and coefficient; an empty one where not needed."""
     need_theta, need_mask, need_coef = needs
@@ -83,8 +83,7 @@ def gather_tile_mask_backward(
             if factors is not None:
                 part = part * factors[chunk.factor.view(-1)]
             total.index_add_(0, position, part)
-    with autocast_off(theta):
-        d_coef = torch.dot(bank, total).reshape(1)[: 1 if need_coef else 0]
+    d_coef = (bank * total).sum().reshape(1)[: 1 if need_coef else 0]
     d_theta = (total * scale)[: bank_size if need_theta else 0]
     d_mask = (d_factors[window_of(bank_size) :] * scale)[: mask.numel() if need_mask else 0]
     return d_theta.to(theta.dtype), d_mask.to(mask.dtype), d_coef.to(coef.dtype)

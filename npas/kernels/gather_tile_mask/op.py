@@ -1,9 +1,12 @@
 """The op `npas::gather_tile_mask`: dispatch, shapes for fake tensors, autograd."""
 
+from collections.abc import Sequence
+
 import torch
 
-from npas.kernels.common import check_grad, check_ids, register_gradient
+from npas.kernels.checks import check_grad, check_ids
 from npas.kernels.gather_tile_mask import eager
+from npas.kernels.gradient import empty_gradients, register_gradient
 from npas.kernels.tile_mask.tiles import check_tiles
 
 
@@ -65,14 +68,11 @@ def _backward(
     n: int,
     cols: int,
     ids: torch.Tensor,
-    need_theta: bool,
-    need_mask: bool,
-    need_coef: bool,
+    needs: Sequence[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     check_tiles("gather_tile_mask_backward", theta, mask, coef, n)
     check_ids("gather_tile_mask_backward", ids, theta.device, n, cols)
     check_grad("gather_tile_mask_backward", grad, (*ids.shape, cols))
-    needs = (need_theta, need_mask, need_coef)
     return eager.gather_tile_mask_backward(grad, theta, mask, coef, cols, ids, needs)
 
 
@@ -100,16 +100,10 @@ def _(
     n: int,
     cols: int,
     ids: torch.Tensor,
-    need_theta: bool,
-    need_mask: bool,
-    need_coef: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    needs: Sequence[bool],
+) -> tuple[torch.Tensor, ...]:
     del grad, n, cols, ids
-    return (
-        theta.new_empty(theta.numel() if need_theta else 0),
-        mask.new_empty(mask.numel() if need_mask else 0),
-        coef.new_empty(coef.numel() if need_coef else 0),
-    )
+    return empty_gradients(needs, theta, mask, coef)
 
 
 _call = register_gradient(_forward, _backward, n_tensors=3)

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from npas.kernels.common import check_scalar, check_vectors
+from npas.kernels.checks import check_scalar, check_vectors
 
 
 def grid_of(bank_size: int, rows: int, cols: int) -> tuple[int, int]:

@@ -1,8 +1,11 @@
 """The op `npas::interpolate`: dispatch, shapes for fake tensors, autograd."""
 
+from collections.abc import Sequence
+
 import torch
 
-from npas.kernels.common import check_grad, register_gradient
+from npas.kernels.checks import check_grad
+from npas.kernels.gradient import empty_gradients, register_gradient
 from npas.kernels.interpolate import eager
 from npas.kernels.interpolate.grid import check_grid
 
@@ -57,12 +60,11 @@ def _backward(
     coef: torch.Tensor,
     rows: int,
     cols: int,
-    need_theta: bool,
-    need_coef: bool,
+    needs: Sequence[bool],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     check_grid("interpolate_backward", theta, coef, rows, cols)
     check_grad("interpolate_backward", grad, (rows * cols,))
-    return eager.interpolate_backward(grad, theta, coef, rows, cols, need_theta, need_coef)
+    return eager.interpolate_backward(grad, theta, coef, rows, cols, needs)
 
 
 @_forward.register_fake
@@ -84,14 +86,10 @@ def _(
     coef: torch.Tensor,
     rows: int,
     cols: int,
-    need_theta: bool,
-    need_coef: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    needs: Sequence[bool],
+) -> tuple[torch.Tensor, ...]:
     del grad, rows, cols
-    return (
-        theta.new_empty(theta.numel() if need_theta else 0),
-        coef.new_empty(coef.numel() if need_coef else 0),
-    )
+    return empty_gradients(needs, theta, coef)
 
 
 _call = register_gradient(_forward, _backward, n_tensors=2)

@@ -4,11 +4,11 @@ Tiles are multiplied as [tiles, repeats, period] views, where a period is a whol
 windows: an innermost dimension of 9 would leave no room for vector instructions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
-from npas.kernels.common import autocast_off, sum_dtype
+from npas.kernels.accumulate import sum_dtype
 from npas.kernels.tile_mask.tiles import Run, runs, window_of
 
 # Elements of a temporary, unless a single tile is larger: 1 MB of float32.
@@ -94,7 +94,7 @@ def tile_mask_backward(
     theta: torch.Tensor,
     mask: torch.Tensor,
     coef: torch.Tensor,
-    needs: tuple[bool, bool, bool],
+    needs: Sequence[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients of bank, mask and coefficient; an empty one where not needed.
 
@@ -117,10 +117,7 @@ def tile_mask_backward(
         if d_mask.numel() and run.first > 0:
             _add_periods(_mask_of(d_mask, run, window), tiles, bank, factors.shape[1], run)
     d_theta = total * factor if need_theta else bank.new_zeros(0)
-    d_coef = bank.new_zeros(0)
-    if need_coef:
-        with autocast_off(theta):
-            d_coef = torch.dot(bank, total).reshape(1)
+    d_coef = (bank * total).sum().reshape(1) if need_coef else bank.new_zeros(0)
     return d_theta.to(theta.dtype), (d_mask * factor).to(mask.dtype), d_coef.to(coef.dtype)
 
 

@@ -1,8 +1,11 @@
 """The op `npas::tile_mask`: dispatch, shapes for fake tensors, autograd."""
 
+from collections.abc import Sequence
+
 import torch
 
-from npas.kernels.common import check_grad, register_gradient
+from npas.kernels.checks import check_grad
+from npas.kernels.gradient import empty_gradients, register_gradient
 from npas.kernels.tile_mask import eager
 from npas.kernels.tile_mask.tiles import check_tiles
 
@@ -58,13 +61,10 @@ def _backward(
     mask: torch.Tensor,
     coef: torch.Tensor,
     n: int,
-    need_theta: bool,
-    need_mask: bool,
-    need_coef: bool,
+    needs: Sequence[bool],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     check_tiles("tile_mask_backward", theta, mask, coef, n)
     check_grad("tile_mask_backward", grad, (n,))
-    needs = (need_theta, need_mask, need_coef)
     return eager.tile_mask_backward(grad, theta, mask, coef, needs)
 
 
@@ -87,16 +87,10 @@ def _(
     mask: torch.Tensor,
     coef: torch.Tensor,
     n: int,
-    need_theta: bool,
-    need_mask: bool,
-    need_coef: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    needs: Sequence[bool],
+) -> tuple[torch.Tensor, ...]:
     del grad, n
-    return (
-        theta.new_empty(theta.numel() if need_theta else 0),
-        mask.new_empty(mask.numel() if need_mask else 0),
-        coef.new_empty(coef.numel() if need_coef else 0),
-    )
+    return empty_gradients(needs, theta, mask, coef)
 
 
 _call = register_gradient(_forward, _backward, n_tensors=3)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from npas.kernels.common import check_scalar, check_vectors
+from npas.kernels.checks import check_scalar, check_vectors
 
 WINDOW = 9
 

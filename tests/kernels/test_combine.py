@@ -1,0 +1,86 @@
+"""Weights as sums of templates."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from npas.kernels import combine
+from npas.kernels.combine import reference
+from npas.kernels.combine.table import rows_of
+from npas.kernels.samples import Sample
+from tests.kernels.checks import Op, OpTests
+
+pytestmark = pytest.mark.pure
+
+
+def wrong(theta: torch.Tensor, *others: Any) -> torch.Tensor:
+    return reference.combine(theta.roll(1), *others)
+
+
+class TestCombine(OpTests):
+    name = "combine"
+
+    def flops(self, sample: Sample, n_out: int) -> tuple[int, int]:
+        forward = sum(2 * row.k * row.n for row in rows_of(sample.constants[0]))
+        return forward, 2 * forward
+
+    @property
+    def wrong(self) -> Op:
+        return wrong
+
+
+def test_the_definition_element_by_element() -> None:
+    theta, coef = torch.randn(90).double(), torch.randn(7).double()
+    table = (3, 20, 4, 17, 1, 10, 5, 2, 33, 5)
+    expected = [
+        sum(coef[offset + t] * theta[base + t * stride + e] for t in range(k))
+        for base, stride, k, n, offset in (table[:5], table[5:])
+        for e in range(n)
+    ]
+    torch.testing.assert_close(reference.combine(theta, coef, table), torch.tensor(expected))
+
+
+def test_rows_may_share_coefficients() -> None:
+    theta = torch.randn(40, dtype=torch.float64, requires_grad=True)
+    coef = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    table = (0, 10, 3, 15, 0, 5, 7, 2, 12, 1)
+    found, right = (f(theta, coef, table) for f in (combine, reference.combine))
+    grads = [torch.autograd.grad(out.sin().sum(), (theta, coef)) for out in (found, right)]
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ((), "rows of 5 integers"),
+        ((0, 4, 2, 4), "found 4 integers"),
+        ((0, 4, 2, 4, 0, 1, 4, 3, 2, 0), "row 1 of the table ends at element 11 of a bank of 10"),
+        ((-1, 4, 2, 4, 0), "row 0 of the table must have base"),
+        ((0, 0, 2, 4, 0), "row 0 of the table must have base"),
+        ((0, 4, 0, 4, 0), "row 0 of the table must have base"),
+        ((0, 4, 1, 0, 0), "row 0 of the table must have base"),
+        ((0, 4, 2, 4, -1), "row 0 of the table must have base"),
+        ((0, 4, 2, 4, 2), "row 0 of the table reads coefficient 3 of 3"),
+    ],
+)
+def test_bad_tables(table: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        combine(torch.ones(10), torch.ones(3), table)
+    with pytest.raises(ValueError, match=message):
+        combine(torch.ones(10, device="meta"), torch.ones(3, device="meta"), table)
+
+
+@pytest.mark.parametrize("stride", [1000, 999, 300, 1])
+def test_no_temporary_of_all_templates(stride: int) -> None:
+    """With 64 templates of 1,000 a copy of them would be 64,000 elements or more."""
+    k, n = 64, 1000
+    theta = torch.randn((k - 1) * stride + n, requires_grad=True)
+    coef = torch.randn(k, requires_grad=True)
+    profile = torch.profiler.profile(profile_memory=True, acc_events=True)
+    with profile:
+        combine(theta, coef, (0, stride, k, n, 0)).sum().backward()
+    events = profile.events()
+    assert events
+    largest = max(event.cpu_memory_usage for event in events)
+    assert largest <= 4 * (theta.numel() + n) * 1.1

@@ -1,0 +1,319 @@
+import random
+from typing import Any
+
+import networkx as nx
+import pytest
+import torch
+from torch import nn
+
+import npas
+from npas.errors import NpasError, PlanError
+from npas.mapping import Mapping
+from npas.passes.blocks import op_graph
+from npas.passes.collect import WeightOp, collect
+from npas.passes.mapping import STRATEGIES, MapRequest, map_layers
+from npas.passes.trace import trace
+
+pytestmark = pytest.mark.pure
+
+
+def request(model: nn.Module, **options: Any) -> MapRequest:
+    traced = trace(model)
+    weights = collect(model, traced).weights
+    graph = op_graph(traced.graphs[True], model, weights)
+    chosen = {"n_banks": None, "share": 0.1, "seed": 0, **options}
+    return MapRequest(weights, graph, **chosen)
+
+
+def made_up(shapes: list[tuple[int, ...]], **options: Any) -> MapRequest:
+    """Return a request for linear layers that no model has."""
+    weights = tuple(
+        WeightOp(f"l{i}.weight", (), "linear" if len(s) == 2 else "conv", s, "float32", 1)
+        for i, s in enumerate(shapes)
+    )
+    chosen = {"n_banks": None, "share": 0.1, "seed": 0, **options}
+    return MapRequest(weights, nx.DiGraph(), **chosen)
+
+
+def mlp(*widths: int) -> nn.Module:
+    pairs = zip(widths, widths[1:], strict=False)
+    return nn.Sequential(*(nn.Linear(a, b) for a, b in pairs))
+
+
+def names(n: int) -> tuple[str, ...]:
+    return tuple(f"{i}.weight" for i in range(n))
+
+
+def test_own() -> None:
+    found = map_layers("own", request(mlp(3, 4, 5)))
+    assert found.banks == {"b0": ("0.weight",), "b1": ("1.weight",)}
+    assert found.source == "own"
+    assert set(found.reasons) == {"b0", "b1"}
+
+
+def test_single() -> None:
+    found = map_layers("single", request(mlp(3, 4, 5, 6)))
+    assert found.banks == {"b0": names(3)}
+
+
+def test_by_shape() -> None:
+    found = map_layers("by_shape", request(mlp(4, 4, 3, 4, 4, 4)))
+    assert found.banks == {
+        "b0": ("0.weight", "3.weight", "4.weight"),
+        "b1": ("1.weight",),
+        "b2": ("2.weight",),
+    }
+    assert found.reasons["b0"] == "all of shape 4x4"
+
+
+def test_by_shape_tells_a_convolution_from_a_matrix_of_its_size() -> None:
+    found = map_layers("by_shape", made_up([(4, 9), (4, 1, 3, 3), (4, 9)]))
+    assert list(found.banks.values()) == [("l0.weight", "l2.weight"), ("l1.weight",)]
+
+
+def test_random_depends_on_the_seed_alone() -> None:
+    first = map_layers("random", request(mlp(*[4] * 13), n_banks=3, seed=1))
+    again = map_layers("random", request(mlp(*[4] * 13), n_banks=3, seed=1))
+    other = map_layers("random", request(mlp(*[4] * 13), n_banks=3, seed=2))
+    assert first == again
+    assert first.banks != other.banks
+    assert [len(layers) for layers in first.banks.values()] == [4, 4, 4]
+    for layers in first.banks.values():
+        assert list(layers) == sorted(layers, key=names(12).index)
+    assert "seed 1" in first.reasons["b0"]
+
+
+def test_random_leaves_the_callers_random_state_alone() -> None:
+    random.seed(0)
+    expected = random.random()
+    random.seed(0)
+    map_layers("random", request(mlp(4, 4, 4), n_banks=2))
+    assert random.random() == expected
+
+
+def test_repeated() -> None:
+    blocks = [nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)) for _ in range(3)]
+    found = map_layers("repeated", request(nn.Sequential(nn.Linear(3, 4), *blocks)))
+    assert found.banks == {
+        "b0": tuple(f"{i}.0.weight" for i in (1, 2, 3)),
+        "b1": tuple(f"{i}.2.weight" for i in (1, 2, 3)),
+        "b2": ("0.weight",),
+    }
+    assert "repeats 3 times" in found.reasons["b0"]
+    assert found.reasons["b2"] == "in no repeated block: its own bank"
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 1.0, 4.0, None])
+def test_every_strategy_covers_every_layer_once(strategy: str, share: float | None) -> None:
+    asked = request(mlp(3, 16, 16, 16, 8, 8, 2), share=share)
+    found = map_layers(strategy, asked)
+    placed = [layer for layers in found.banks.values() for layer in layers]
+    assert sorted(placed) == sorted(w.name for w in asked.weights)
+    assert set(found.reasons) == set(found.banks)
+    assert all(bank.isidentifier() for bank in found.banks)
+    found.check(w.name for w in asked.weights)
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_every_strategy_gives_the_same_mapping_again(strategy: str) -> None:
+    def found() -> str:
+        return map_layers(strategy, request(mlp(3, 16, 16, 16, 8, 8, 2), seed=3)).to_json()
+
+    assert found() == found()
+
+
+def shapes_at(seed: int) -> list[tuple[int, ...]]:
+    generator = random.Random(seed)
+    count = generator.randint(1, 40)
+    return [
+        tuple(generator.choice([4, 8, 16, 64, 256]) for _ in range(generator.choice([2, 2, 4])))
+        for _ in range(count)
+    ]
+
+
+def upsampled_without_need(asked: MapRequest, mapping: Mapping) -> list[str]:
+    """Return the layers larger than their bank's share that one bank for all could hold."""
+    assert asked.share is not None
+    sizes = {w.name: w.n for w in asked.weights}
+    total = sum(sizes.values())
+    return [
+        name
+        for layers in mapping.banks.values()
+        for name in layers
+        if asked.share * total >= sizes[name] > asked.share * sum(sizes[n] for n in layers)
+    ]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.35, 0.75])
+def test_auto_upsamples_no_layer_that_need_not_be(share: float) -> None:
+    for seed in range(8):
+        asked = made_up(shapes_at(seed), share=share)
+        assert upsampled_without_need(asked, map_layers("auto", asked)) == [], seed
+
+
+def test_random_banks_do_upsample_some() -> None:
+    # The check above can fail.
+    found = [
+        upsampled_without_need(asked, map_layers("random", asked))
+        for asked in (made_up(shapes_at(seed), n_banks=1 + seed, share=0.1) for seed in range(30))
+        if len(asked.weights) > asked.n_banks
+    ]
+    assert any(found)
+
+
+def test_auto_has_more_than_one_bank_where_that_costs_nothing() -> None:
+    asked = made_up([(64, 64)] * 20 + [(64, 64, 3, 3)] * 20, share=0.25)
+    found = map_layers("auto", asked)
+    assert len(found.banks) >= 2
+    kinds = {w.name: w.kind for w in asked.weights}
+    # Shape and kind tell the two apart.
+    assert all(len({kinds[n] for n in layers}) == 1 for layers in found.banks.values())
+
+
+@pytest.mark.parametrize("share", [1.0, 1.5, 40.0])
+def test_auto_is_own_where_everything_fits(share: float) -> None:
+    asked = request(mlp(3, 4, 5, 6), share=share)
+    assert map_layers("auto", asked).banks == map_layers("own", asked).banks
+
+
+def test_auto_on_a_plan_upsamples_nothing_that_fits() -> None:
+    model = mlp(*[32] * 12)
+    plan = npas.plan(model, "30%")
+    assert len(plan.banks) > 1
+    assert all(layer.k >= 1 for layer in plan.layers)
+
+
+@pytest.mark.parametrize("n_banks", [1, 2, 5, 7])
+@pytest.mark.parametrize("strategy", ["auto", "random"])
+def test_n_banks(strategy: str, n_banks: int) -> None:
+    model = nn.Sequential(*(nn.Linear(4 + i, 4 + i) for i in range(7)))
+    found = map_layers(strategy, request(model, n_banks=n_banks))
+    assert len(found.banks) == n_banks
+
+
+def test_auto_with_n_banks_at_a_high_budget() -> None:
+    model = nn.Sequential(*(nn.Linear(4 + i, 4 + i) for i in range(7)))
+    assert len(map_layers("auto", request(model, n_banks=2, share=3.0)).banks) == 2
+
+
+def test_auto_warns_nothing_about_layers_that_are_all_alike() -> None:
+    # scikit-learn warns where there are fewer distinct points than clusters.
+    found = map_layers("auto", made_up([(4, 4)] * 6, n_banks=4))
+    assert 1 <= len(found.banks) <= 4
+
+
+@pytest.mark.parametrize("n_banks", [0, -1, 4, 1.0, True, "2"])
+def test_an_impossible_n_banks(n_banks: Any) -> None:
+    with pytest.raises(NpasError, match="n_banks="):
+        map_layers("auto", request(mlp(3, 4, 5, 6), n_banks=n_banks))
+
+
+@pytest.mark.parametrize("groups", ["own", "single", "by_shape", "repeated", {"*": "x"}])
+def test_n_banks_where_the_strategy_decides(groups: Any) -> None:
+    with pytest.raises(NpasError, match="n_banks=2 goes with groups='auto' or 'random'"):
+        map_layers(groups, request(mlp(3, 4, 5, 6), n_banks=2))
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ("singel", r"groups='singel' is no strategy \(nearest: 'single'\)"),
+        (3, "groups=3 is a int"),
+        (None, "groups=None is a NoneType"),
+        (["single"], r"groups=\['single'\] is a list"),
+    ],
+)
+def test_an_unknown_strategy(groups: Any, said: str) -> None:
+    with pytest.raises(NpasError, match=said):
+        map_layers(groups, request(mlp(3, 4, 5)))
+
+
+def test_patterns() -> None:
+    model = nn.ModuleDict({n: nn.Linear(4, 4) for n in ("q", "k", "up", "down")})
+    asked = request(nn.Sequential(*model.values()))
+    found = map_layers({"0": "attn", "1": "attn", "2": "mlp.x"}, asked)
+    assert found.banks == {
+        "attn": ("0.weight", "1.weight"),
+        "mlp_x": ("2.weight",),
+        "own__3_weight": ("3.weight",),
+    }
+    assert found.source == "patterns"
+
+
+def test_of_several_patterns_the_first_that_matches_decides() -> None:
+    found = map_layers({"re:.*1.*": "one", "*": "rest"}, request(mlp(3, 4, 5, 6)))
+    assert found.banks == {"rest": ("0.weight", "2.weight"), "one": ("1.weight",)}
+
+
+def test_a_pattern_that_matches_nothing() -> None:
+    with pytest.raises(NpasError, match="groups: pattern 'nope' matches no weight"):
+        map_layers({"*": "all", "nope": "x"}, request(mlp(3, 4, 5)))
+
+
+def test_a_mapping() -> None:
+    mapping = Mapping({"x": ("1.weight",), "y": ("0.weight", "2.weight")}, "searched")
+    found = map_layers(mapping, request(mlp(3, 4, 5, 6)))
+    assert found.banks == mapping.banks
+    assert found.source == "searched"
+    plan = npas.plan(mlp(3, 4, 5, 6), 1.0, groups=mapping)
+    assert {bank.layers for bank in plan.banks} == {("1.weight",), ("0.weight", "2.weight")}
+
+
+@pytest.mark.parametrize("strategy", ["own", "single", "by_shape", "random", "repeated"])
+def test_the_mapping_of_one_plan_is_usable_for_another_budget(strategy: str) -> None:
+    model = mlp(8, 8, 8, 8, 8)
+    first = npas.plan(model, "80%", groups=strategy)
+    mapping = Mapping({bank.name: bank.layers for bank in first.banks}, strategy)
+    again = npas.plan(model, "95%", groups=mapping)
+    assert [b.layers for b in again.banks] == [b.layers for b in first.banks]
+
+
+def test_a_mapping_for_another_model() -> None:
+    mapping = Mapping({"x": ("0.weight", "9.weight")}, "searched")
+    with pytest.raises(PlanError, match=r"it lacks 1\.weight; it has also 9\.weight"):
+        map_layers(mapping, request(mlp(3, 4, 5)))
+
+
+def test_a_mapping_lists_a_banks_layers_in_the_models_order() -> None:
+    # A bank's layers stand in the model's order everywhere; a mapping read from a file may not.
+    mapping = Mapping({"x": ("1.weight", "0.weight")}, "by hand")
+    plan = npas.plan(mlp(16, 16, 16), 0.9, groups=mapping)
+    assert plan.banks[0].layers == ("0.weight", "1.weight")
+    assert npas.Plan.from_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize("groups", ["single", "by_shape", {"*": "all"}])
+def test_a_bank_holds_one_dtype(groups: Any) -> None:
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
+    model[1].to(torch.float64)
+    model[3].to(torch.float64)
+    found = map_layers(groups, request(model))
+    stem = "all" if isinstance(groups, dict) else "b0"
+    assert found.banks == {
+        f"{stem}_float32": ("0.weight", "2.weight"),
+        f"{stem}_float64": ("1.weight", "3.weight"),
+    }
+    assert all(reason.endswith("split by dtype") for reason in found.reasons.values())
+    plan = npas.plan(model, "100%", groups=groups)
+    assert {bank.dtype for bank in plan.banks} == {"float32", "float64"}
+
+
+def test_splitting_by_dtype_does_not_run_into_a_bank_of_that_name() -> None:
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)))
+    model[1].to(torch.float64)
+    found = map_layers({"0": "a", "1": "a", "2": "a_float64"}, request(model))
+    placed = [layer for layers in found.banks.values() for layer in layers]
+    assert sorted(placed) == list(names(3))
+    dtypes = {w.name: w.dtype for w in request(model).weights}
+    for layers in found.banks.values():
+        assert len({dtypes[name] for name in layers}) == 1
+
+
+def test_the_weights_values_do_not_matter() -> None:
+    model = mlp(3, 16, 16, 8, 8, 2)
+    first = npas.plan(model, "90%").to_json()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    assert npas.plan(model, "90%").to_json() == first
