@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from npas.kernels import combine, gather_combine, gather_tile_mask, interpolate, tile_mask
-from npas.passes.layout import EMBEDDING
+from npas.passes.demand import EMBEDDING
 from npas.plan import LayerPlan, Plan
 from npas.recompute import LiveWeights, Recipe, can_recompute
 

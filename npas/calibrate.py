@@ -153,7 +153,8 @@ def _inputs(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _run(interpreter: fx.Interpreter, model: nn.Module, args: Any, kwargs: Any) -> None:
-    placeholders = [n for n in interpreter.graph.nodes if n.op == "placeholder"]
+    graph: Any = interpreter.graph
+    placeholders = [n for n in graph.nodes if n.op == "placeholder"]
     values = list(args)
     for node in placeholders[len(values) :]:
         if node.target in kwargs:

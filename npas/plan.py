@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from npas.errors import PlanError
 from npas.naming import nearest
 from npas.passes.collect import Fixed
-from npas.passes.layout import BankCost, Block, Demand, bank_cost, is_ordinary
+from npas.passes.demand import BankCost, Block, Demand, bank_cost, is_ordinary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ import torch
 
 from npas.errors import PlanError
 from npas.passes.collect import Fixed
-from npas.passes.layout import covered
+from npas.passes.demand import covered
 from npas.plan import DOWNSAMPLE, UPSAMPLE, BankPlan, LayerPlan, Plan
 
 VERSION = 1

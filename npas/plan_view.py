@@ -39,7 +39,9 @@ def plan_summary(plan: Plan) -> str:
     }
     lines = [_title(plan), ""]
     lines += [f"  {n:>13,}  {name}" for name, n in parts.items() if n]
-    lines += ["", f"{len(plan.layers)} layers in {len(plan.banks)} banks ({plan.groups}):"]
+    n_banks = len(plan.banks)
+    banks = f"{n_banks} bank{'s' if n_banks > 1 else ''}"
+    lines += ["", f"{len(plan.layers)} layers in {banks} ({plan.groups}):"]
     for bank in plan.banks:
         layers = plan.layers_of(bank.name)
         modes: dict[str, int] = {}

@@ -13,7 +13,7 @@ from npas.naming import identifier, nearest, select
 from npas.passes.allocate import allocate, choose_k, largest, smallest
 from npas.passes.blocks import op_graph
 from npas.passes.collect import Inventory, WeightOp
-from npas.passes.layout import Demand
+from npas.passes.demand import Demand
 from npas.passes.mapping import Groups, MapRequest, map_layers
 from npas.passes.trace import Trace
 from npas.plan import DOWNSAMPLE, UPSAMPLE, BankPlan, LayerPlan, Plan

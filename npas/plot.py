@@ -46,7 +46,7 @@ def plot_plan(plan: Plan) -> "Figure":
         panel.set_title(f"{bank.name}: {bank.size:,} elements, {what}", loc="left", fontsize=8)
     figure.suptitle(
         f"budget {plan.budget}: {plan.n_params:,} of {plan.n_dense:,} parameters, "
-        f"{len(plan.layers)} layers in {len(plan.banks)} banks",
+        f"{len(plan.layers)} layers in {len(plan.banks)} bank{'s' if len(plan.banks) > 1 else ''}",
         fontsize=10,
     )
     return figure

@@ -258,9 +258,11 @@ def large_models() -> st.SearchStrategy[Large]:
         area = 9 if convolutional else 1
         widths = st.lists(st.integers(17, 160 if convolutional else 512), min_size=4, max_size=12)
         return st.builds(Large, widths.map(tuple), st.just(convolutional)).filter(
-            lambda large: 200_000
-            <= area * sum(a * b for a, b in zip(large.widths, large.widths[1:], strict=False))
-            <= 1_000_000
+            lambda large: (
+                200_000
+                <= area * sum(a * b for a, b in zip(large.widths, large.widths[1:], strict=False))
+                <= 1_000_000
+            )
         )
 
     return st.booleans().flatmap(of)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 import npas
 from npas import BudgetError, CheckpointError, NpasError, PlanError, TraceError
@@ -55,7 +56,7 @@ def state_of(model: nn.Module) -> list[Any]:
     ]
     for name, tensor in tensors:
         found.append((name, id(tensor), tensor._version, tensor.requires_grad, tensor.grad is None))
-        lazy = isinstance(tensor, nn.parameter.UninitializedTensorMixin)
+        lazy = is_lazy(tensor)
         if not lazy and not tensor.is_meta:
             values = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
             found.append((tensor.data_ptr(), values.numpy().tobytes()))
@@ -141,7 +142,10 @@ def test_no_budget_and_no_plan() -> None:
         npas.compile(model)
 
 
-@pytest.mark.parametrize("budget", [10**12, "1000000x", 10**19, "1e30", 10**400, 2**63, 2**64])
+@pytest.mark.parametrize(
+    "budget",
+    [10**12, "1000000x", 10**19, "1e30", pytest.param(10**400, id="10**400"), 2**63, 2**64],
+)
 def test_budgets_beyond_any_use(budget: Any) -> None:
     """Templates are not free memory: a plan that no machine holds, or an error, but no crash."""
     model = Mlp()
@@ -316,7 +320,8 @@ def test_compile_arguments_that_do_not_fit(arguments: dict[str, Any], says: str)
 def test_bank_names_that_a_module_cannot_have() -> None:
     """Names that are Python keywords or methods of a module work, or are refused by name."""
     for bank in ("train", "forward", "class", "keys", "pop", "type", "a b", "1", "theta", "été"):
-        for arguments in ({"groups": {"*": bank}}, {"overrides": {"*": {"bank": bank}}}):
+        both: list[dict[str, Any]] = [{"groups": {"*": bank}}, {"overrides": {"*": {"bank": bank}}}]
+        for arguments in both:
             model = Mlp()
             with unchanged(model):
                 try:
@@ -580,7 +585,7 @@ class Mixed(nn.Module):
 def test_mixed_dtypes_split_the_banks(groups: Any) -> None:
     model = Mixed()
     with unchanged(model):
-        plan = npas.plan(model, "60%", groups=groups)
+        plan = npas.plan(model, "80%", groups=groups)
     for bank in plan.banks:
         assert {plan.layer(name).dtype for name in bank.layers} == {bank.dtype}
     if groups in ("single", {"*": "all"}):
@@ -615,7 +620,7 @@ def test_weights_on_several_devices() -> None:
 def test_a_plan_and_plan_arguments_together() -> None:
     model = Mlp()
     plan = npas.plan(model, "50%")
-    for arguments in (
+    several: list[dict[str, Any]] = [
         {"budget": "50%"},
         {"groups": "own"},
         {"groups": "own", "k": 2},
@@ -623,7 +628,8 @@ def test_a_plan_and_plan_arguments_together() -> None:
         {"seed": 0},
         {"overrides": {"first": {"k": 2}}},
         {"target_modules": None},
-    ):
+    ]
+    for arguments in several:
         with unchanged(model), pytest.raises(NpasError, match="not both") as caught:
             npas.compile(model, plan=plan, **arguments)
         assert all(name in str(caught.value) for name in arguments)

@@ -134,6 +134,11 @@ def test_a_mapping_in_memory_is_checked_too() -> None:
         Mapping({"one": ()}, "x")
 
 
+def test_a_name_where_a_list_of_names_belongs() -> None:
+    with pytest.raises(PlanError, match="one"):
+        Mapping({"one": "ab"}, "x")  # type: ignore[dict-item]
+
+
 def test_a_mapping_for_another_model() -> None:
     mapping = Mapping({"one": ("0.weight", "1.weight", "9.weight")}, "by hand")
     with pytest.raises(PlanError, match="another model") as caught:

@@ -15,17 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from npas.errors import BudgetError
-from npas.passes.layout import (
-    BankCost,
-    Block,
-    Demand,
-    Flags,
-    Ints,
-    Laid,
-    Layers,
-    bank_cost,
-    masks_of,
-)
+from npas.passes.demand import BankCost, Block, Demand, bank_cost
+from npas.passes.layout import Flags, Ints, Laid, Layers, masks_of
 
 # From here bank sizes are multiples of 16 elements, so that blocks at its end are aligned.
 _ROUND_FROM, _ROUND = 1024, 16

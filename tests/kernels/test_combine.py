@@ -9,7 +9,8 @@ from npas.kernels import combine
 from npas.kernels.combine import reference
 from npas.kernels.combine.table import rows_of
 from npas.kernels.samples import Sample
-from tests.kernels.checks import Op, OpTests
+from tests.kernels.checks import Op
+from tests.kernels.op_tests import OpTests
 
 pytestmark = pytest.mark.pure
 

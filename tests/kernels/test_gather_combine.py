@@ -9,7 +9,8 @@ import torch
 from npas.kernels import combine, gather_combine
 from npas.kernels.gather_combine import reference
 from npas.kernels.samples import Sample
-from tests.kernels.checks import Op, OpTests
+from tests.kernels.checks import Op
+from tests.kernels.op_tests import OpTests
 
 pytestmark = pytest.mark.pure
 TABLE_ROW = (2, 20, 2, 40, 0)

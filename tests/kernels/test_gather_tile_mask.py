@@ -8,7 +8,8 @@ import torch
 from npas.kernels import gather_tile_mask, tile_mask
 from npas.kernels.gather_tile_mask import reference
 from npas.kernels.samples import Sample
-from tests.kernels.checks import Op, OpTests
+from tests.kernels.checks import Op
+from tests.kernels.op_tests import OpTests
 
 pytestmark = pytest.mark.pure
 

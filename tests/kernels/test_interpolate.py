@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from npas.kernels import interpolate
 from npas.kernels.interpolate.grid import grid_of
 from npas.kernels.samples import SAMPLES, Sample
-from tests.kernels.checks import Op, OpTests
+from tests.kernels.checks import Op
+from tests.kernels.op_tests import OpTests
 
 pytestmark = pytest.mark.pure
 

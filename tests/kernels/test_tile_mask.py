@@ -9,7 +9,8 @@ from npas.kernels import tile_mask
 from npas.kernels.samples import Sample
 from npas.kernels.tile_mask import reference
 from npas.kernels.tile_mask.tiles import mask_size
-from tests.kernels.checks import Op, OpTests
+from tests.kernels.checks import Op
+from tests.kernels.op_tests import OpTests
 
 pytestmark = pytest.mark.pure
 

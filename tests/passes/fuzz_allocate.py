@@ -12,7 +12,7 @@ import numpy as np
 
 from npas.errors import BudgetError
 from npas.passes.allocate import BankAllocation, allocate, choose_k, largest, smallest
-from npas.passes.layout import EMBEDDING, Demand, covered
+from npas.passes.demand import EMBEDDING, Demand, covered
 
 _DOWNSAMPLE = ("wavg", "wavg", "emb", "avg", "rr")
 _UPSAMPLE = ("mask", "mask", "inter", "repeat")

@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 
 from npas.errors import BudgetError
 from npas.passes.allocate import allocate, choose_k, largest, smallest
-from npas.passes.layout import Block, Demand
+from npas.passes.demand import Block, Demand
 from tests.passes.fuzz_allocate import bank_problems, random_demands, run
 
 pytestmark = pytest.mark.pure

@@ -2,16 +2,15 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from npas.passes.layout import (
+from npas.passes.demand import (
     Block,
     Demand,
     bank_cost,
     covered,
     is_ordinary,
     mask_elements,
-    masks_of,
-    place,
 )
+from npas.passes.layout import masks_of, place
 from tests.passes.fuzz_allocate import mask_use
 
 pytestmark = pytest.mark.pure

@@ -6,6 +6,7 @@ speed of a copy; `(T * alpha[:, None]).sum(0)` writes and reads K * n elements m
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
@@ -35,8 +36,8 @@ class _Block:
         return start.as_strided((self.k, width), (max(row.stride, width), 1))
 
 
-def _blocks(row: Row, *, cast: bool) -> Iterator[_Block]:
-    """Cut a weight's templates into blocks, column by column, whose rows do not overlap.
+def _blocks(row: Row, *, cast: bool) -> Iterator[list[_Block]]:
+    """Cut a weight's templates into blocks whose rows do not overlap: a list for some columns.
 
     BLAS needs rows that are at least their width apart; `torch.mv` copies a view that breaks this
     (measured: 9 times slower), and an in-place sum into it is an error. So the columns are cut at
@@ -51,8 +52,8 @@ def _blocks(row: Row, *, cast: bool) -> Iterator[_Block]:
     if cast:
         width = min(width, max(1, CAST_ELEMENTS // step))
     for lo in range(0, row.n, width):
-        for t in range(0, row.k, step):
-            yield _Block(t, step, lo, min(lo + width, row.n))
+        hi = min(lo + width, row.n)
+        yield [_Block(t, step, lo, hi) for t in range(0, row.k, step)]
 
 
 def combine(
@@ -61,27 +62,24 @@ def combine(
     """Generate the weights of a table; see `npas.kernels.combine.reference.combine`."""
     theta = theta.contiguous()
     kept = sum_dtype(theta, coef)
+    cast = theta.dtype != kept or dtype != kept
     coef = coef.to(kept).contiguous()
     out = theta.new_empty(output_size(table), dtype=dtype)
     start = 0
     with autocast_off(theta):
         for row in rows_of(table):
-            weight = out[start : start + row.n]
+            part = out[start : start + row.n]
+            for blocks in _blocks(row, cast=cast):
+                weight = part[blocks[0].lo : blocks[0].hi]
+                total = torch.empty_like(weight, dtype=kept) if cast else weight
+                for block in blocks:
+                    templates = block.view(theta, row).to(kept).t()
+                    first = row.offset + block.t
+                    factors = coef[first : first + block.k]
+                    torch.addmv(total, templates, factors, beta=min(block.t, 1), out=total)
+                if cast:
+                    weight.copy_(total)
             start += row.n
-            cast = theta.dtype != kept or dtype != kept
-            part = weight
-            for block in _blocks(row, cast=cast):
-                templates = block.view(theta, row).to(kept)
-                first = row.offset + block.t
-                if not cast:
-                    part = weight[block.lo : block.hi]
-                elif block.t == 0:
-                    part = theta.new_empty(block.hi - block.lo, dtype=kept)
-                vector = coef[first : first + block.k]
-                beta = 0 if block.t == 0 else 1
-                torch.addmv(part, templates.t(), vector, beta=beta, out=part)
-                if cast and block.t + block.k == row.k:
-                    weight[block.lo : block.hi].copy_(part)
     return out
 
 
@@ -103,7 +101,7 @@ def combine_backward(
     start = 0
     with autocast_off(theta):
         for row in rows_of(table):
-            for block in _blocks(row, cast=cast):
+            for block in chain.from_iterable(_blocks(row, cast=cast)):
                 part = grad[start + block.lo : start + block.hi].to(kept)
                 span = slice(row.offset + block.t, row.offset + block.t + block.k)
                 if need_theta:
