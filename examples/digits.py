@@ -31,11 +31,11 @@ BATCH = 64
 class Block(nn.Module):
     """Two 3x3 convolutions with batch norm, added to their input."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(channels, inner, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, channels, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,12 +47,12 @@ class Block(nn.Module):
 class DigitsNet(nn.Module):
     """A residual network of 25 convolutions for 8x8 images."""
 
-    def __init__(self, channels: int = CHANNELS) -> None:
+    def __init__(self, channels: int = CHANNELS, inner: int = CHANNELS) -> None:
         super().__init__()
         self.stem = nn.Conv2d(1, channels, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
-        self.fine = nn.Sequential(*(Block(channels) for _ in range(4)))
-        self.coarse = nn.Sequential(*(Block(channels) for _ in range(8)))
+        self.fine = nn.Sequential(*(Block(channels, inner) for _ in range(4)))
+        self.coarse = nn.Sequential(*(Block(channels, inner) for _ in range(8)))
         self.head = nn.Linear(channels, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,9 +72,10 @@ class Run:
     state_bytes: int
 
 
-def narrower(n_params: int) -> int:
-    """Return the channels with which a dense `DigitsNet` comes nearest to ``n_params``."""
-    return min(range(1, CHANNELS), key=lambda c: abs(count(DigitsNet(c)) - n_params))
+def narrower(n_params: int) -> tuple[int, int]:
+    """Return the channels, outside and inside the blocks, that come nearest to ``n_params``."""
+    pairs = [(c, inner) for c in range(2, CHANNELS) for inner in (c - 1, c, c + 1)]
+    return min(pairs, key=lambda pair: abs(count(DigitsNet(*pair)) - n_params))
 
 
 def count(module: nn.Module) -> int:
@@ -179,7 +180,7 @@ def main() -> None:
     slim = narrower(plan.budget_params)
     networks: dict[str, Callable[[], nn.Module]] = {
         f"dense, {CHANNELS} channels": DigitsNet,
-        f"narrower dense, {slim} channels": lambda: DigitsNet(slim),
+        f"narrower dense, {slim[0]} channels": lambda: DigitsNet(*slim),
         f"npas, {CHANNELS} channels at {BUDGET}": lambda: npas.compile(DigitsNet(), plan=plan),
     }
     runs: dict[str, list[Run]] = {name: [] for name in networks}

@@ -272,6 +272,9 @@ def check_gradients(model: nn.Module, ssn: nn.Module, plan: npas.Plan, inputs: I
         for layer in plan.layers_of(bank_name):
             weight = reference_weight(bank, layer, own)
             values |= dict.fromkeys((layer.name, *layer.aliases), weight)
+    for layer in plan.layers:
+        if plan.is_ordinary(layer.bank):
+            values |= dict.fromkeys(layer.aliases, leaves[layer.name])
     buffers = {n: b.detach().clone() for n, b in ssn.named_buffers() if not n.startswith("npas.")}
     torch.manual_seed(0)
     expected = torch.func.functional_call(model, (values, buffers), inputs, tie_weights=False)

@@ -231,7 +231,7 @@ def test_huge_numbers_are_read_or_refused(written: Any) -> None:
         found = resolve(written)
     except BudgetError:
         return
-    assert found is not None and found > 10**300
+    assert found is not None and found > 2**53
 
 
 def test_decimal_commas_are_not_thousands() -> None:

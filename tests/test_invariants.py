@@ -1,5 +1,6 @@
 """The nine invariants on random modules, budgets and planning options."""
 
+import copy
 import json
 import tempfile
 from collections.abc import Callable
@@ -155,15 +156,15 @@ def _mutate(data: Any, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
             value = data
             for key in draw(st.sampled_from(paths)):
                 value = value[key]
-            owner[last] = json.loads(json.dumps(value))
+            owner[last] = copy.deepcopy(value)
         case "delete":
             del owner[last]
         case "add" if isinstance(owner, dict):
-            owner["surprise"] = draw(_VALUES)
+            owner["surprise"] = copy.deepcopy(draw(_VALUES))
         case "repeat" if isinstance(owner, list):
-            owner.append(json.loads(json.dumps(owner[last])))
+            owner.append(copy.deepcopy(owner[last]))
         case _:
-            owner[last] = draw(_VALUES)
+            owner[last] = copy.deepcopy(draw(_VALUES))
 
 
 @settings(PROFILE, max_examples=300)

@@ -64,7 +64,7 @@ def with_bank(plan: npas.Plan, size: int) -> npas.Plan:
 def test_budget_check_sees_a_parameter_too_many() -> None:
     _, ssn, plan = compiled()
     check_parameter_count(ssn, plan)
-    ssn.head.weight_of_its_own = nn.Parameter(torch.zeros(1))
+    ssn.get_submodule("head").register_parameter("own", nn.Parameter(torch.zeros(1)))
     with pytest.raises(AssertionError):
         check_parameter_count(ssn, plan)
 

@@ -178,8 +178,8 @@ def test_summary_adds_up(plan: Plan) -> None:
     assert lines[0].startswith("budget 40%: ")
     counts = [int(line.split()[0].replace(",", "")) for line in lines if line.startswith("   ")]
     assert sum(counts) == plan.n_params
-    assert "8 layers in 1 banks (single)" not in plan.summary()  # the tied weight is one layer
-    assert f"{len(plan.layers)} layers in 1 banks (single):" in plan.summary()
+    assert "8 layers in 1 bank (single)" not in plan.summary()  # the tied weight is one layer
+    assert f"{len(plan.layers)} layers in 1 bank (single):" in plan.summary()
     assert f"{plan.banks[0].size:,} elements" in plan.summary()
 
 
