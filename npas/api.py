@@ -244,7 +244,7 @@ def _with_scales(
 def _check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise NpasError(f"the model is a {type(model).__name__}, not an nn.Module")
-    if any(isinstance(module, Bank) for module in model.modules()):
+    if any(isinstance(module, Bank | Shapeshifter) for module in model.modules()):
         raise NpasError(
             f"{type(model).__name__} is compiled by npas already; call npas.materialize on it "
             "first, or compile the original"
@@ -260,4 +260,6 @@ def _check_choice(argument: str, value: object, choices: tuple[str, ...]) -> Non
 
 
 def _as_tuple(inputs: Any) -> tuple[Any, ...]:
+    if not isinstance(inputs, torch.Tensor | Iterable):
+        raise NpasError(f"example_inputs={inputs!r} must be a tuple of what forward takes")
     return (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)

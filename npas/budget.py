@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from npas.errors import BudgetError
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
-_BYTES = {"b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_BYTES = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _NUMBER = r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)"
 _GRAMMAR = (
     'write a share ("10%" or 0.1), a multiple ("4x" or 4.0), parameters (4000000, "4M", "4e6"), '
@@ -49,7 +49,9 @@ class Budget:
             return None
         if self.share is not None:
             # The tolerance keeps "10%" of 1,000 at 100 where 0.1 * 1000 rounds below it.
-            n_params = math.floor(self.share * n_dense * (1 + 1e-12) + 1e-9)
+            wanted = self.share * n_dense * (1 + 1e-12) + 1e-9
+            _check_positive(wanted, self.text)
+            n_params = math.floor(wanted)
         elif self.n_params is not None:
             n_params = self.n_params
         else:
@@ -94,7 +96,10 @@ def parse_budget(value: object) -> Budget:
 
 
 def _parse_text(text: str) -> Budget:
-    plain = text.strip().replace(",", "").replace("_", "")
+    plain = text.strip()
+    if re.fullmatch(r"[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?\D*", plain):
+        plain = plain.replace(",", "")  # "1,5%" stays as it is, and is refused
+    plain = plain.replace("_", "")
     if plain.lower() == LARGEST:
         return Budget(LARGEST, largest=True)
     found = re.fullmatch(rf"([+-]?){_NUMBER}\s*([a-zA-Z%]*)", plain)
@@ -104,16 +109,21 @@ def _parse_text(text: str) -> Budget:
     number = float(sign + digits)
     _check_positive(number, text)
     unit = unit.lower()
+    if unit == "%":
+        number /= 100
+    if unit in _SUFFIXES or unit in _BYTES:
+        number *= _SUFFIXES.get(unit) or _BYTES[unit]
+        _check_positive(number, text)
     if unit == "" and "." in digits and "e" not in digits.lower():
         return parse_budget(number)  # "0.1" on a command line is the float 0.1
     if unit == "%":
-        return Budget(text.strip(), share=number / 100)
+        return Budget(text.strip(), share=number)
     if unit == "x":
         return Budget(text.strip(), share=number)
     if unit in _SUFFIXES:
-        return Budget(text.strip(), n_params=_whole(number * _SUFFIXES[unit]))
+        return Budget(text.strip(), n_params=_whole(number))
     if unit in _BYTES:
-        return Budget(text.strip(), n_bytes=_whole(number * _BYTES[unit]))
+        return Budget(text.strip(), n_bytes=_whole(number))
     raise BudgetError(f"budget {text!r} has the unknown unit {unit!r}; {_GRAMMAR}")
 
 
@@ -123,5 +133,6 @@ def _whole(number: float) -> int:
 
 
 def _check_positive(number: float, shown: object) -> None:
-    if not math.isfinite(number) or number <= 0:
+    # 2**63 parameters are more than any tensor has, and overflow what counts them.
+    if not 0 < number < 2**63:
         raise BudgetError(f"budget {shown!r} must be a finite number above zero; {_GRAMMAR}")

@@ -56,7 +56,7 @@ def save(ssn: nn.Module, folder: str | os.PathLike[str]) -> None:
                     os.fsync(file.fileno())
             os.replace(Path(scratch, _PLAN), path / _PLAN)
             os.replace(Path(scratch, _WEIGHTS), path / _WEIGHTS)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from error
 
 

@@ -134,8 +134,8 @@ def _console() -> Console:
 def _kwargs(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
-        raise NpasError(f"--kwargs {text!r} is not JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise NpasError(f"--kwargs {text[:80]!r} is not JSON ({error})") from error
     if not isinstance(found, dict):
         raise NpasError(f"--kwargs {text!r} must be a JSON object")
     return found
@@ -147,7 +147,7 @@ def _groups(text: str) -> str | dict[str, str] | Mapping:
     if text.startswith("{"):
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise NpasError(f"--groups {text!r} is not JSON ({error})") from error
     return text
 

@@ -21,7 +21,7 @@ def check_init(init: str) -> None:
     """Raise an `NpasError` for an unknown ``init``."""
     if init not in INITS:
         raise NpasError(
-            f"init={init!r} is unknown{nearest(init, INITS)}; use one of {', '.join(INITS)}"
+            f"init={init!r} is unknown{nearest(str(init), INITS)}; use one of {', '.join(INITS)}"
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from npas.errors import PlanError
+from npas.naming import is_bank_name
 
 _VERSION = 1
 
@@ -29,6 +30,13 @@ class Mapping:
         """Refuse a layer that stands in two banks, and banks without layers."""
         seen: dict[str, str] = {}
         for bank, layers in self.banks.items():
+            if not is_bank_name(bank):
+                raise PlanError(
+                    f"mapping: banks: {bank!r} must be a Python identifier, and neither a "
+                    "keyword nor an attribute of nn.ModuleDict such as 'train'"
+                )
+            if isinstance(layers, str):
+                raise PlanError(f"mapping: banks[{bank!r}] must be a list of layer names")
             if not layers:
                 raise PlanError(f"mapping: banks[{bank!r}] has no layer")
             for layer in layers:
@@ -79,7 +87,7 @@ class Mapping:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise PlanError(f"mapping: not JSON ({error})") from error
-        if not isinstance(data, dict) or data.get("npas_mapping") != _VERSION:
+        if not isinstance(data, dict) or not _is_version(data):
             raise PlanError(f"mapping: npas_mapping must be {_VERSION}")
         unknown = set(data) - {"npas_mapping", "source", "banks", "reasons"}
         if unknown:
@@ -93,12 +101,24 @@ class Mapping:
 
     def save(self, path: str | Path) -> None:
         """Write the mapping to a file."""
-        Path(path).write_text(self.to_json())
+        Path(path).write_text(self.to_json(), encoding="utf-8")
 
     @staticmethod
     def load(path: str | Path) -> "Mapping":
-        """Read a mapping from a file."""
-        return Mapping.from_json(Path(path).read_text())
+        """Read a mapping from a file.
+
+        Raises:
+            PlanError: if the file cannot be read or is not a mapping.
+        """
+        try:
+            return Mapping.from_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(f"mapping {path}: {error}") from error
+
+
+def _is_version(data: dict[str, Any]) -> bool:
+    found = data.get("npas_mapping")
+    return type(found) is int and found == _VERSION
 
 
 def _strings(value: Any, name: str, *, lists: bool) -> dict[str, Any]:

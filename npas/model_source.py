@@ -1,5 +1,6 @@
 """Models named on a command line, built on the meta device."""
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -37,7 +38,8 @@ def load_model(source: str, arguments: Mapping[str, Any]) -> nn.Module:
             "torchvision:NAME or hf:CONFIG.json"
         )
     try:
-        with torch.device("meta"):
+        # What the model's code prints is for people; standard output is for the plan.
+        with torch.device("meta"), contextlib.redirect_stdout(sys.stderr):
             match where:
                 case "timm":
                     model = importlib.import_module("timm").create_model(what, **arguments)
@@ -53,7 +55,7 @@ def load_model(source: str, arguments: Mapping[str, Any]) -> nn.Module:
     except ImportError as error:
         hint = f"; pip install 'npas[{where}]'" if where in ("timm", "torchvision", "hf") else ""
         raise ModelError(f"model {source!r}: {error}{hint}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"model {source!r}: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {source!r} made a {type(model).__name__}, not an nn.Module")
@@ -68,6 +70,7 @@ def _callable(where: str, what: str) -> Any:
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)  # dataclasses look their module up
         spec.loader.exec_module(module)
     else:
         # As `python -m` does: modules of the working directory can be named.
@@ -104,4 +107,7 @@ def parse_input(text: str) -> tuple[str | None, torch.Tensor]:
             "NAME=DTYPE:SIZE for a keyword, such as ids=int64:8x128"
         )
     shape = [int(size) for size in found.group(3).split("x")]
-    return found.group(1), torch.empty(shape, dtype=dtype, device="meta")
+    try:
+        return found.group(1), torch.empty(shape, dtype=dtype, device="meta")
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise NpasError(f"--input {text!r}: no tensor has this size") from error

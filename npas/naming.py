@@ -2,10 +2,15 @@
 
 import difflib
 import fnmatch
+import keyword
 import re
 from collections.abc import Iterable
 
+from torch import nn
+
 from npas.errors import NpasError
+
+_MODULES = nn.ModuleDict()
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -50,6 +55,10 @@ def select(patterns: Iterable[str], names: Iterable[str], *, argument: str) -> s
     known = list(names)
     chosen: set[str] = set()
     for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise NpasError(
+                f"{argument}: pattern {pattern!r} is a {type(pattern).__name__}, no text"
+            )
         found = {name for name in known if matches(pattern, name)}
         if not found:
             every = {prefix for name in known for prefix in prefixes(name)}
@@ -64,5 +73,10 @@ def select(patterns: Iterable[str], names: Iterable[str], *, argument: str) -> s
 
 def identifier(name: str) -> str:
     """Return a fully qualified name as a Python identifier."""
-    plain = re.sub(r"\W", "_", name)
-    return f"_{plain}" if plain[:1].isdigit() else plain
+    plain = "".join(c if f"_{c}".isidentifier() else "_" for c in name)
+    return plain if plain.isidentifier() and not keyword.iskeyword(plain) else f"_{plain}"
+
+
+def is_bank_name(name: str) -> bool:
+    """Tell whether a bank may have this name: it is an attribute of a module, and so in code."""
+    return name.isidentifier() and not keyword.iskeyword(name) and not hasattr(_MODULES, name)

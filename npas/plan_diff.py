@@ -40,6 +40,9 @@ def plan_changes(before: "Plan", after: "Plan") -> tuple[Change, ...]:
             changes.append(Change("plan", name, old, new))
     for kind in ("banks", "layers", "fixed"):
         label = kind.removesuffix("s")
+        order = [tuple(row.name for row in getattr(plan, kind)) for plan in (before, after)]
+        if order[0] != order[1] and set(order[0]) == set(order[1]):
+            changes.append(Change("plan", f"order of {kind}", *order))
         old_rows = {row.name: asdict(row) for row in getattr(before, kind)}
         new_rows = {row.name: asdict(row) for row in getattr(after, kind)}
         for name in {**old_rows, **new_rows}:

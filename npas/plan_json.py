@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from npas.errors import PlanError
+from npas.naming import is_bank_name
 from npas.passes.collect import Fixed
 from npas.passes.demand import covered
 from npas.plan import DOWNSAMPLE, UPSAMPLE, BankPlan, LayerPlan, Plan
@@ -42,7 +43,7 @@ def read_plan(text: str) -> Plan:
         raise PlanError(f"plan: not JSON ({error})") from error
     if not isinstance(data, dict):
         raise PlanError("plan: must be a JSON object")
-    if data.get("npas_plan") != VERSION:
+    if not _same(data.get("npas_plan"), VERSION):
         raise PlanError(
             f"npas_plan: {data.get('npas_plan')!r} found, {VERSION} required; plan again with this "
             "version of npas"
@@ -80,7 +81,7 @@ def read_plan(text: str) -> Plan:
 def _bank(row: dict[str, Any], path: str) -> BankPlan:
     _check_fields(row, path, (*(f.name for f in fields(BankPlan)), "cost"))
     name = _text(row["name"], f"{path}.name")
-    if not name.isidentifier():
+    if not is_bank_name(name):
         raise PlanError(f"{path}.name: {name!r} must be a Python identifier")
     return BankPlan(
         name,
@@ -189,8 +190,15 @@ def _check_banks(plan: Plan) -> None:
 
 
 def _check_equal(found: object, derived: object, path: str) -> None:
-    if found != derived or isinstance(found, bool):
+    if not _same(found, derived):
         raise PlanError(f"{path}: {found!r} found, but the rest of the plan makes it {derived!r}")
+
+
+def _same(found: object, derived: object) -> bool:
+    """Compare as JSON: 1, 1.0 and true are three values."""
+    if isinstance(found, dict) and isinstance(derived, dict):
+        return found.keys() == derived.keys() and all(_same(found[k], derived[k]) for k in found)
+    return type(found) is type(derived) and found == derived
 
 
 def _check_fields(row: dict[str, Any], path: str, names: Any) -> None:
@@ -232,6 +240,8 @@ def _flag(value: Any, path: str) -> bool:
 def _text(value: Any, path: str) -> str:
     if not isinstance(value, str):
         raise PlanError(f"{path}: {value!r} must be a string")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise PlanError(f"{path}: {value!r} has half a surrogate pair")
     return value
 
 

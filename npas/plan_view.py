@@ -1,22 +1,23 @@
 """A plan for people: table, summary, explanation."""
 
 from rich.table import Table
+from rich.text import Text
 
 from npas.plan import LayerPlan, Plan
 
 
 def plan_table(plan: Plan) -> Table:
     """Return a row a layer: shape, elements, bank, how its weight is made, its windows."""
-    table = Table(title=_title(plan), title_justify="left", caption_justify="left")
-    table.caption = _kept(plan)
+    table = Table(title=Text(_title(plan)), title_justify="left", caption_justify="left")
+    table.caption = Text(_kept(plan))
     for column in ("layer", "kind", "shape", "bank", "made by", "windows"):
         table.add_column(column, overflow="fold")
     for column in ("elements", "MACs"):
         table.add_column(column, justify="right")
     for layer in plan.layers:
         table.add_row(
-            "\n= ".join((layer.name, *layer.aliases)),
-            layer.kind,
+            Text("\n= ".join((layer.name, *layer.aliases))),
+            Text(layer.kind),
             "x".join(map(str, layer.shape)),
             f"{layer.bank} ({plan.bank_by_name[layer.bank].size:,})",
             "ordinary" if plan.is_ordinary(layer.bank) else layer.mode,

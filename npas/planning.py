@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping as MappingType
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from npas.budget import Budget, parse_budget
@@ -44,10 +45,19 @@ class PlanRequest:
         _check_choice("downsample", self.downsample, DOWNSAMPLE)
         _check_choice("upsample", self.upsample, UPSAMPLE)
         _check_k("k", self.k)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise NpasError(f"seed={self.seed!r} must be a whole number from 0")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise NpasError(f"seed={self.seed!r} must be a whole number")
+        if not 0 <= self.seed < 2**32:
+            raise NpasError(f"seed={self.seed!r} must be from 0 to 2**32 - 1")
+        if not isinstance(self.overrides, MappingType | None):
+            raise NpasError("overrides must be a dict of pattern -> options")
         for pattern, options in (self.overrides or {}).items():
             _check_override(pattern, options)
+        for argument in ("target_modules", "ignored_modules"):
+            if not isinstance(getattr(self, argument), Iterable | None):
+                raise NpasError(
+                    f"{argument}={getattr(self, argument)!r} must be a list of patterns"
+                )
         return parse_budget(self.budget)
 
 
@@ -60,7 +70,7 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
     """
     budget = request.check()
     weights = inventory.weights
-    itemsize = max(p.element_size() for p in model.parameters() if p.requires_grad)
+    itemsize = max(getattr(torch, w.dtype).itemsize for w in weights)
     asked = budget.resolve(inventory.n_dense, itemsize)
     n_weights = sum(w.n for w in weights)
     share = None if asked is None else max(0, asked - inventory.n_fixed) / n_weights
@@ -140,6 +150,7 @@ def check_fits(plan: Plan, model: nn.Module) -> None:
     first = {id(p): name for name, p in model.named_parameters()}
     wrong: list[str] = []
     planned: set[str] = set()
+    allocated = {layer.name for layer in plan.layers}
     for layer in plan.layers:
         for name in (layer.name, *layer.aliases):
             planned.add(name)
@@ -151,6 +162,8 @@ def check_fits(plan: Plan, model: nn.Module) -> None:
                 wrong.append(f"{name} is {tuple(parameter.shape)}, planned {layer.shape}")
             elif dtype != layer.dtype:
                 wrong.append(f"{name} is {dtype}, planned {layer.dtype}")
+            elif not parameter.requires_grad:
+                wrong.append(f"{name} is frozen, planned trainable")
             elif first[id(parameter)] != layer.name:
                 wrong.append(f"{name} is tied to {first[id(parameter)]}, planned {layer.name}")
     for fixed in plan.fixed:
@@ -161,7 +174,8 @@ def check_fits(plan: Plan, model: nn.Module) -> None:
         elif parameter.requires_grad != fixed.trainable:
             state = "trainable" if parameter.requires_grad else "frozen"
             wrong.append(f"{fixed.name} is {state}, planned otherwise")
-    extra = [name for name in first.values() if name not in planned]
+    extra = [n for n, p in parameters.items() if n not in planned and first[id(p)] in allocated]
+    extra += [name for name in first.values() if name not in planned]
     wrong += [f"{name} is not in the plan" for name in extra]
     if wrong:
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
@@ -199,9 +213,11 @@ def _check_override(pattern: str, options: object) -> None:
             case "upsample":
                 _check_choice(f"{where}: upsample", value, UPSAMPLE)
             case "k":
+                if value is None:
+                    raise NpasError(f"{where}: k=None must be a whole number of templates")
                 _check_k(f"{where}: k", value)
             case "bank":
-                if not isinstance(value, str):
+                if not isinstance(value, str) or not value:
                     raise NpasError(f"{where}: bank={value!r} must be a name")
             case "scale":
                 if not isinstance(value, bool):

@@ -341,10 +341,10 @@ def check_refuses(folder: Path, make: Callable[[], nn.Module]) -> None:
 
 
 def spread(weight: torch.Tensor) -> float:
-    """Return the standard deviation, or the root mean square of a constant."""
+    """Return the standard deviation, or the root mean square of a constant (but for rounding)."""
     values = weight.detach().double()
-    constant = bool((values == values[(0,) * values.dim()]).all())
-    return float(values.abs().mean() if constant else values.std(correction=0))
+    rms, std = float(values.square().mean().sqrt()), float(values.std(correction=0))
+    return std if std > 1e-6 * rms else rms
 
 
 def check_start(model: nn.Module, ssn: nn.Module, plan: npas.Plan) -> None:

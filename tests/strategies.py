@@ -136,12 +136,12 @@ class _Residual(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm(x))))
 
 
-class _Zero(_Residual):
-    """A residual branch that starts at zero."""
+class _Constant(_Residual):
+    """A residual branch whose last weight starts at one value everywhere."""
 
-    def __init__(self, d: int, m: int) -> None:
+    def __init__(self, d: int, m: int, value: float) -> None:
         super().__init__(d, m)
-        nn.init.zeros_(self.down.weight)
+        nn.init.constant_(self.down.weight, value)
 
 
 class _Branches(nn.Module):
@@ -193,7 +193,8 @@ _FRONTS: dict[str, Callable[[Case], nn.Module]] = {
 _BLOCKS: dict[str, Callable[[int, int], nn.Module]] = {
     "plain": lambda d, m: nn.Sequential(nn.Linear(d, m), nn.ReLU(), nn.Linear(m, d)),
     "residual": _Residual,
-    "zero": _Zero,
+    "zero": lambda d, m: _Constant(d, m, 0.0),
+    "constant": lambda d, m: _Constant(d, m, 0.1),
     "branches": _Branches,
     "tied": _Tied,
     "raw": _Raw,

@@ -195,6 +195,15 @@ def test_a_cut_plan_is_refused(data: st.DataObject) -> None:
     assert check_reader(data.draw(st.text(max_size=20)), npas.Plan.from_json) is None
 
 
+def test_a_plan_that_lost_an_alias_does_not_fit() -> None:
+    model = Case("vector", 8, 12, 0, ("tied",)).make()
+    data = json.loads(npas.plan(model, "70%", groups="single").to_json())
+    tied = next(layer for layer in data["layers"] if layer["aliases"])
+    tied["aliases"] = []
+    with pytest.raises(npas.PlanError, match=tied["name"]):
+        npas.compile(model, plan=npas.Plan.from_json(json.dumps(data)))
+
+
 # 4.
 
 

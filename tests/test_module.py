@@ -231,6 +231,12 @@ def test_one_graph_stays_one_after_copying_and_pickling() -> None:
     assert ssn._graphs[True] is ssn._graphs[False]
     for other in (copy.deepcopy(ssn), pickle.loads(pickle.dumps(ssn))):
         assert other._graphs[True] is other._graphs[False]
+
+
+def test_the_code_reads_the_same_after_copying_and_pickling() -> None:
+    ssn = make()
+    for other in (copy.deepcopy(ssn), pickle.loads(pickle.dumps(ssn))):
+        assert [n.name for n in other.graph.nodes] == [n.name for n in ssn.graph.nodes]
         assert other.code == ssn.code
 
 
@@ -346,7 +352,7 @@ def test_a_training_loop_learns() -> None:
         loss = F.cross_entropy(ssn(IDS).flatten(0, 1), targets.flatten())
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
 
 

@@ -243,11 +243,16 @@ def _check_n_banks(groups: object, request: MapRequest) -> None:
 def _from_patterns(patterns: MappingType[str, str], request: MapRequest) -> Mapping:
     names = [w.name for w in request.weights]
     select(patterns, names, argument="groups")
+    for pattern, bank in patterns.items():
+        if not isinstance(bank, str) or not bank:
+            raise NpasError(f"groups[{pattern!r}]={bank!r} must be the name of a bank")
     banks: dict[str, list[str]] = {}
     reasons: dict[str, str] = {}
     for name in names:
         found = next((p for p in patterns if matches(p, name)), None)
-        bank = identifier(str(patterns[found])) if found else f"own_{identifier(name)}"
+        bank = identifier(patterns[found]) if found else f"own_{identifier(name)}"
+        while not found and bank in banks:
+            bank += "_"  # "a.b" and "a_b" are one identifier
         banks.setdefault(bank, []).append(name)
         reasons.setdefault(bank, "matched by a pattern" if found else "no pattern matches it")
     return Mapping({bank: tuple(layers) for bank, layers in banks.items()}, "patterns", reasons)

@@ -18,7 +18,7 @@ def check_schedule(how: str) -> None:
     """Raise an `NpasError` for an unknown schedule."""
     if how not in SCHEDULES:
         raise NpasError(
-            f"schedule={how!r} is unknown{nearest(how, SCHEDULES)}; use one of "
+            f"schedule={how!r} is unknown{nearest(str(how), SCHEDULES)}; use one of "
             f"{', '.join(SCHEDULES)}"
         )
 

@@ -1,0 +1,271 @@
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import npas
+from npas.bank import Bank
+from npas.errors import NpasError
+from npas.module import Shapeshifter
+
+pytestmark = pytest.mark.pure
+
+D, DEPTH = 48, 8
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(D, D) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        return self.o(F.scaled_dot_product_attention(q, k, v))
+
+
+class Block(nn.Module):
+    def __init__(self, drop: nn.Module | None) -> None:
+        super().__init__()
+        self.ln1, self.attn = nn.LayerNorm(D), Attention()
+        self.ln2, self.up, self.down = nn.LayerNorm(D), nn.Linear(D, 4 * D), nn.Linear(4 * D, D)
+        self.drop = drop or nn.Identity()
+        self.mark = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.drop(self.attn(self.ln1(x)))
+        x = x + self.drop(self.down(F.gelu(self.up(self.ln2(x)))))
+        return self.mark(x)
+
+
+class Plain(Block):
+    """The sums alone, with nothing between a projection and its sum."""
+
+    def __init__(self, drop: nn.Module | None) -> None:
+        super().__init__(drop)
+        del self.drop
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attn(self.ln1(x))
+        return self.mark(x + self.down(F.gelu(self.up(self.ln2(x)))))
+
+
+class Transformer(nn.Module):
+    """Pre-norm, as deep as the drift of its residual stream needs to show."""
+
+    def __init__(self, drop: nn.Module | None = None) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, D)
+        block = Plain if drop is None else Block
+        self.blocks = nn.Sequential(*(block(copy.deepcopy(drop)) for _ in range(DEPTH)))
+        self.norm, self.head = nn.LayerNorm(D), nn.Linear(D, 50)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.blocks(self.embedding(ids))))
+
+
+IDS = torch.randint(0, 50, (8, 16), generator=torch.Generator().manual_seed(0))
+
+
+def transformer(drop: nn.Module | None = None, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return Transformer(drop)
+
+
+def compiled(model: nn.Module, budget: float | str, seed: int = 0, **options: Any) -> Shapeshifter:
+    torch.manual_seed(seed + 1)
+    return npas.compile(model, budget, **{"groups": "single", **options})
+
+
+def banks_of(ssn: nn.Module) -> list[Bank]:
+    return [m for m in ssn.modules() if isinstance(m, Bank)]
+
+
+def block_spreads(module: nn.Module, *args: Any) -> dict[str, float]:
+    """Return the standard deviation of the activations after each block."""
+    found: dict[str, float] = {}
+    handles = [
+        child.register_forward_hook(
+            lambda _, __, out, name=name: found.__setitem__(name, out.detach().std().item())
+        )
+        for name, child in module.named_modules()
+        if isinstance(child, nn.Identity)
+    ]
+    mode = module.training
+    with torch.no_grad():
+        module.eval()(*args)
+    module.train(mode)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def worst(ssn: nn.Module, model: nn.Module, *args: Any) -> float:
+    found, expected = block_spreads(ssn, *args), block_spreads(model, *args)
+    assert list(found) == list(expected) and len(found) == DEPTH
+    return max(abs(found[name] / expected[name] - 1) for name in expected)
+
+
+@pytest.mark.parametrize("budget", ["3%", "15%"])
+@pytest.mark.parametrize("mode", [True, False])
+def test_activations_come_within_ten_percent(budget: str, mode: bool) -> None:
+    model = transformer().train(mode)
+    ssn = compiled(model, budget, calibrate=IDS)
+    assert ssn.training is mode
+    assert worst(ssn, model, IDS) < 0.1
+
+
+@pytest.mark.parametrize("drop", [nn.Identity(), nn.Dropout(0.1)])
+@pytest.mark.parametrize("mode", [True, False])
+def test_whatever_stands_between_a_projection_and_its_sum(drop: nn.Module, mode: bool) -> None:
+    model = transformer(drop).train(mode)
+    ssn = compiled(model, "5%", calibrate=IDS)
+    assert worst(ssn, model, IDS) < 0.1
+
+
+def test_without_it_they_drift() -> None:
+    # The check above can fail.
+    found = [worst(compiled(transformer(), "3%", seed), transformer(), IDS) for seed in range(2)]
+    assert max(found) > 0.1
+
+
+@pytest.mark.parametrize("options", [{"schedule": "bank"}, {"downsample": "emb"}, {"groups": "auto"}])
+def test_with_other_options(options: dict[str, Any]) -> None:
+    model = transformer()
+    assert worst(compiled(model, "15%", calibrate=IDS, **options), model, IDS) < 0.1
+
+
+def test_only_gains_and_the_banks_own_scale_change() -> None:
+    model = transformer()
+    plain = compiled(model, "5%").state_dict()
+    ssn = compiled(model, "5%", calibrate=IDS)
+    for name, value in ssn.state_dict().items():
+        if name.endswith("gain"):
+            assert not torch.equal(value, plain[name])
+        elif name.endswith("theta"):
+            ratio = value / plain[name]
+            assert torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-4)
+        else:
+            assert torch.equal(value, plain[name]), name
+    for bank in banks_of(ssn):
+        assert bank.gain.log().mean().abs() < 1e-4
+        assert bool((bank.gain > 0).all())
+    assert all(p.grad is None for p in ssn.parameters())
+
+
+class Normed(nn.Module):
+    """Batch norms and a counter, with residual sums."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv1d(8, 8, 3, padding=1) for _ in range(4))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(8) for _ in range(4))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls.add_(1)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = x + conv(torch.relu(norm(x)))
+        return x
+
+
+def test_buffers_and_the_model_are_not_changed() -> None:
+    torch.manual_seed(0)
+    model = Normed()
+    state = copy.deepcopy(model.state_dict())
+    ssn = compiled(model, "60%", calibrate=torch.randn(4, 8, 10))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    for name, value in ssn.state_dict().items():
+        if name in state:
+            assert torch.equal(value, state[name]), name
+    assert model.training and all(p.grad is None for p in model.parameters())
+
+
+def test_random_state_is_not_changed() -> None:
+    model = transformer()
+    found = []
+    for calibrate in (None, IDS):
+        compiled(model, "5%", calibrate=calibrate)
+        found.append(torch.rand(3))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("batch", [IDS, (IDS,), [IDS], {"ids": IDS}])
+def test_batches_as_tensor_tuple_or_keywords(batch: Any) -> None:
+    model = transformer()
+    assert worst(compiled(model, "5%", calibrate=batch), model, IDS) < 0.1
+
+
+def test_arguments_with_defaults() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(
+            self, x: torch.Tensor, mask: torch.Tensor | None = None, scale: float = 2.0
+        ) -> torch.Tensor:
+            x = self.b(torch.relu(self.a(x))) * scale
+            return x if mask is None else x * mask
+
+    torch.manual_seed(0)
+    model, x = Shifted(), torch.randn(64, 16)
+    ssn = compiled(model, "60%", calibrate=x)
+    assert ssn(x).std().item() == pytest.approx(model(x).std().item(), rel=0.1)
+    mask = torch.ones(16)
+    both = {"x": x, "mask": mask}
+    ssn = compiled(model, "60%", calibrate=both, example_kwargs=both)
+    assert ssn(x, mask=mask).std().item() == pytest.approx(model(x).std().item(), rel=0.1)
+
+
+@pytest.mark.parametrize("batch", [torch.randn(3, 7), (), {"wrong": IDS}, "text"])
+def test_a_batch_that_does_not_run(batch: Any) -> None:
+    with pytest.raises(NpasError, match=r"calibrate: the batch does not run through Transformer"):
+        compiled(transformer(), "5%", calibrate=batch)
+
+
+def test_an_opaque_leaf_among_the_layers() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(16, 16)
+            self.lstm = nn.LSTM(16, 16, batch_first=True)
+            self.head = nn.Linear(16, 16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.lstm(self.fc(x))[0])
+
+    torch.manual_seed(0)
+    model, x = Mixed(), torch.randn(16, 5, 16)
+    ssn = compiled(model, "40%", calibrate=x)
+    assert ssn(x).std().item() == pytest.approx(model(x).std().item(), rel=0.15)
+    assert all(bool(bank.gain.isfinite().all()) for bank in banks_of(ssn))
+
+
+def test_zero_branches_stay_zero() -> None:
+    torch.manual_seed(0)
+    model = Transformer()
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        nn.init.zeros_(block.down.weight)
+        nn.init.zeros_(block.down.bias)
+    ssn = compiled(model, "15%", calibrate=IDS)
+    for bank in banks_of(ssn):
+        assert bool(bank.gain.isfinite().all()) and bool((bank.gain > 0).all())
+        for name in bank.layer_names():
+            assert bank.generate(name).any() != ("down" in name)
+    assert worst(ssn, model, IDS) < 0.1
+
+
+def test_nothing_to_calibrate_with_own_banks() -> None:
+    model = transformer().eval()
+    ssn = compiled(model, 1.0, groups="own", calibrate=IDS)
+    assert torch.equal(ssn(IDS), model(IDS))
+
+
+def test_it_is_a_recorded_pass() -> None:
+    passes = npas.report(compiled(transformer(), "5%", calibrate=IDS)).passes
+    assert [record.name for record in passes][-1] == "calibrate"

@@ -1,0 +1,429 @@
+import math
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import npas
+from npas.bank import Bank
+from npas.errors import NpasError, NpasWarning
+from npas.init import check_init, spread, zero_layers
+from npas.module import Shapeshifter
+
+pytestmark = pytest.mark.pure
+
+
+class Net(nn.Module):
+    """Layers of many shapes, kinds and scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(60, 32, padding_idx=2)
+        self.conv = nn.Conv1d(32, 48, 3, padding=1)
+        self.mids = nn.Sequential(*(nn.Linear(48, 48) for _ in range(5)))
+        self.wide = nn.Linear(48, 96)
+        self.head = nn.Linear(96, 10)
+        with torch.no_grad():
+            self.mids[2].weight.mul_(7)
+            self.head.weight.mul_(0.01)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.conv(self.embedding(ids).transpose(1, 2)).transpose(1, 2)
+        return self.head(self.wide(self.mids(x)))
+
+
+def banks_of(ssn: nn.Module) -> list[Bank]:
+    return [m for m in ssn.modules() if isinstance(m, Bank)]
+
+
+def compiled(
+    model: nn.Module, budget: float | str | int, seed: int = 0, **options: Any
+) -> Shapeshifter:
+    torch.manual_seed(seed)
+    return npas.compile(model, budget, **options)
+
+
+def std(weight: torch.Tensor) -> float:
+    return weight.detach().double().std(correction=0).item()
+
+
+def generated(ssn: nn.Module) -> dict[str, torch.Tensor]:
+    return {n: bank.generate(n).detach() for bank in banks_of(ssn) for n in bank.layer_names()}
+
+
+_MODES = [
+    *((d, "mask", b) for d in ("wavg", "emb", "avg", "rr") for b in ("30%", "70%")),
+    ("wavg", "mask", "250%"),
+    ("emb", "mask", "250%"),
+    *(("wavg", u, "8%") for u in ("mask", "inter", "repeat")),
+]
+
+
+@pytest.mark.parametrize("groups", ["single", "by_shape", "random", "own"])
+@pytest.mark.parametrize(("downsample", "upsample", "budget"), _MODES)
+def test_every_weight_starts_at_the_originals_scale(
+    groups: str, downsample: str, upsample: str, budget: str
+) -> None:
+    model = Net()
+    try:
+        ssn = compiled(
+            model, budget, groups=groups, downsample=downsample, upsample=upsample
+        )
+    except npas.BudgetError as error:
+        assert error.largest or error.smallest
+        pytest.skip("the budget cannot be met in this mode")
+    weights = generated(ssn)
+    for name, weight in weights.items():
+        expected = std(model.get_parameter(name))
+        assert abs(std(weight) / expected - 1) < 0.05, name
+    for bank in banks_of(ssn):
+        assert bank.gain.log().mean().abs() < 1e-3
+        assert bool((bank.gain > 0).all())
+
+
+def test_gains_are_buffers_in_float32_and_not_in_the_plan() -> None:
+    model = Net()
+    ssn = compiled(model, "30%", groups="single")
+    (bank,) = banks_of(ssn)
+    assert bank.gain.dtype == torch.float32 and not bank.gain.requires_grad
+    assert "gain" not in ssn._npas.plan.to_json()
+    plan = npas.plan(model, "30%", groups="single")
+    with torch.no_grad():
+        model.mids[0].weight.mul_(3)
+    assert npas.plan(model, "30%", groups="single") == plan
+
+
+def test_gains_near_one_are_one() -> None:
+    # So that a layer with one template is a view of its bank.
+    model = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(4)))
+    with torch.no_grad():
+        for layer in model:
+            assert isinstance(layer, nn.Linear)
+            layer.weight.normal_()
+    ssn = compiled(model, "25.5%", groups="single")
+    (bank,) = banks_of(ssn)
+    assert bank.gain.tolist() == [1.0] * 4
+    for name, weight in generated(ssn).items():
+        assert abs(std(weight) / std(model.get_parameter(name)) - 1) < 0.05
+
+
+def alphas(bank: Bank) -> list[torch.Tensor]:
+    """Return the coefficients of the layers that have some, without their gains."""
+    found = []
+    for name in bank.layer_names():
+        layer, place, _ = bank.slot_of(name)
+        if not layer.has_coefficients:
+            continue
+        if layer.downsample == "wavg":
+            assert bank.alpha is not None
+            found.append(bank.alpha[place : place + layer.k].detach())
+        else:
+            assert bank.phi is not None and bank.projection is not None and bank.bias is not None
+            rows = bank.projection[: layer.k]
+            found.append((rows @ bank.phi[place] + bank.bias[: layer.k]).detach())
+    return found
+
+
+@pytest.mark.parametrize("k", [2, 4, 7])
+@pytest.mark.parametrize("downsample", ["wavg", "emb"])
+def test_alphas_are_orthogonal_as_far_as_k_goes(downsample: str, k: int) -> None:
+    model = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(2 * k + 1)))
+    budget = 64 * 64 * k + 2000
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ssn = compiled(model, budget, groups="single", downsample=downsample, k=k)
+    (bank,) = banks_of(ssn)
+    found = alphas(bank)
+    assert {len(alpha) for alpha in found} == {k} and len(found) == 2 * k + 1
+    for start in (0, k):
+        basis = torch.stack(found[start : start + k])
+        torch.testing.assert_close(basis @ basis.T, torch.eye(k), rtol=0, atol=1e-5)
+    assert found[2 * k].norm().item() == pytest.approx(1, abs=1e-5)
+    # The second basis is another one.
+    assert not torch.allclose(torch.stack(found[:k]), torch.stack(found[k : 2 * k]))
+
+
+def test_rows_of_the_projection_are_orthonormal_and_its_bias_zero() -> None:
+    ssn = compiled(Net(), "150%", groups="single", downsample="emb")
+    (bank,) = banks_of(ssn)
+    assert bank.projection is not None and bank.bias is not None
+    rows = bank.projection.detach()
+    torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows)), rtol=0, atol=1e-5)
+    assert not bank.bias.any()
+
+
+def test_more_templates_than_an_embedding_has_dimensions() -> None:
+    model = nn.Sequential(nn.Linear(32, 32, bias=False), nn.Linear(32, 32, bias=False))
+    ssn = compiled(model, 32 * 32 * 40, groups="single", downsample="emb", k=30)
+    for name, weight in generated(ssn).items():
+        assert abs(std(weight) / std(model.get_parameter(name)) - 1) < 0.05
+
+
+def zero_net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    model = nn.Sequential(*(nn.Linear(32, 32, bias=False) for _ in range(3)))
+    nn.init.zeros_(model.get_parameter("1.weight"))
+    return model
+
+
+X = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
+
+
+def learns(ssn: Shapeshifter, name: str) -> None:
+    """Check that a weight is zero now and not after a few steps, while the rest is as it was."""
+    assert not generated(ssn)[name].any()
+    assert npas.report(ssn).starts[name].start == "zero"
+    target = torch.randn(8, 32, generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.SGD(ssn.parameters(), lr=0.05)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        out = ssn(X)
+        assert bool(out.isfinite().all())
+        loss = (out - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert generated(ssn)[name].any()
+    assert losses[-1] < losses[0]
+
+
+class Branch(nn.Module):
+    """A residual branch whose last layer is zero: the output is the input at the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(32, 32, bias=False), nn.Linear(32, 32, bias=False)
+        self.out = nn.Linear(32, 32, bias=False)
+        nn.init.zeros_(self.down.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(torch.relu(self.up(x))) + 0.1 * self.out(x)
+
+
+@pytest.mark.parametrize("downsample", ["wavg", "emb"])
+def test_a_zero_weight_with_coefficients_starts_at_zero_and_learns(downsample: str) -> None:
+    torch.manual_seed(0)
+    ssn = compiled(Branch(), "160%", groups="single", downsample=downsample)
+    layer = ssn._npas.plan.layer("down.weight")
+    assert layer.has_coefficients
+    (bank,) = banks_of(ssn)
+    assert bank.scale is None, "no scalar is paid for where there is a coefficient"
+    assert bool((bank.gain > 0).all())
+    learns(ssn, "down.weight")
+
+
+@pytest.mark.parametrize(
+    ("downsample", "upsample", "budget"),
+    [("wavg", "mask", "40%"), ("avg", "mask", "100%"), ("rr", "mask", "60%")]
+    + [("wavg", upsample, "25%") for upsample in ("mask", "inter", "repeat")],
+)
+def test_a_zero_weight_without_coefficients_gets_a_scalar_that_is_counted(
+    downsample: str, upsample: str, budget: str
+) -> None:
+    torch.manual_seed(0)
+    ssn = compiled(
+        Branch(), budget, groups="single", downsample=downsample, upsample=upsample
+    )
+    plan = ssn._npas.plan
+    assert plan.layer("down.weight").scale and not plan.layer("up.weight").scale
+    (bank,) = banks_of(ssn)
+    assert bank.scale is not None and bank.scale.tolist() == [0.0]
+    assert plan.costs["b0"].scales == 1
+    assert sum(p.numel() for p in ssn.parameters()) == plan.n_params <= plan.budget_params
+    learns(ssn, "down.weight")
+
+
+def test_a_scalar_is_for_the_zero_weight_alone_however_names_end() -> None:
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(32, 32, bias=False)
+            self.block = nn.ModuleDict({"fc": nn.Linear(32, 32, bias=False)})
+            nn.init.zeros_(self.fc.weight)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.block["fc"](x) + self.fc(x)
+
+    ssn = compiled(Nested(), "55%", groups="single")
+    scales = {layer.name: layer.scale for layer in ssn._npas.plan.layers}
+    assert scales == {"fc.weight": True, "block.fc.weight": False}
+
+
+def test_a_zero_weight_whose_name_is_a_pattern() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads = nn.ModuleDict({"a[0]": nn.Linear(32, 32), "b": nn.Linear(32, 32)})
+            nn.init.zeros_(self.heads["a[0]"].weight)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.heads["b"](x) + self.heads["a[0]"](x)
+
+    ssn = compiled(Named(), "60%", groups="single")
+    assert ssn._npas.plan.layer("heads.a[0].weight").scale
+
+
+def test_a_plan_without_a_scalar_warns_and_starts_at_fan_in() -> None:
+    torch.manual_seed(0)
+    model = Branch()
+    plan = npas.plan(model, "40%", groups="single")
+    with pytest.warns(NpasWarning, match=r"down\.weight is zero in the original.*'scale': True"):
+        ssn = npas.compile(model, plan=plan)
+    assert npas.report(ssn).starts["down.weight"].start == "fan-in"
+    assert std(generated(ssn)["down.weight"]) == pytest.approx(32**-0.5, rel=0.1)
+
+
+def test_a_plan_with_a_scalar_does_not_warn() -> None:
+    torch.manual_seed(0)
+    model = Branch()
+    plan = npas.plan(model, "40%", groups="single", overrides={"down": {"scale": True}})
+    ssn = npas.compile(model, plan=plan)
+    assert not generated(ssn)["down.weight"].any()
+
+
+def test_a_scalar_that_was_asked_for_starts_at_one_where_the_weight_is_not_zero() -> None:
+    torch.manual_seed(0)
+    model = Branch()
+    nn.init.normal_(model.down.weight)
+    ssn = compiled(model, "40%", groups="single", overrides={"down": {"scale": True}})
+    (bank,) = banks_of(ssn)
+    assert bank.scale is not None and bank.scale.tolist() == [1.0]
+    assert std(generated(ssn)["down.weight"]) == pytest.approx(std(model.down.weight), rel=0.05)
+
+
+def test_a_user_who_refuses_the_scalar_is_warned() -> None:
+    torch.manual_seed(0)
+    with pytest.warns(NpasWarning, match=r"down\.weight"):
+        ssn = compiled(
+            Branch(), "40%", groups="single", overrides={"down": {"scale": False}}
+        )
+    assert generated(ssn)["down.weight"].any()
+
+
+def test_a_zero_weight_in_its_own_bank_stays_the_originals() -> None:
+    torch.manual_seed(0)
+    ssn = compiled(Branch(), "100%", groups="own")
+    assert not ssn.get_parameter("down.weight").any()
+    assert npas.report(ssn).starts["down.weight"].start == "original"
+    ssn(X).sum().backward()
+    assert ssn.get_parameter("down.weight").grad is not None
+
+
+def test_all_weights_zero() -> None:
+    model = nn.Sequential(nn.Linear(32, 32, bias=False), nn.Linear(32, 32, bias=False))
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    ssn = compiled(model, "70%", groups="single")
+    assert not ssn(X).any()
+    (bank,) = banks_of(ssn)
+    assert bool(bank.theta.isfinite().all()) and bool(bank.theta.any())
+
+
+def test_a_constant_weight_is_matched_by_its_root_mean_square() -> None:
+    model = nn.Sequential(nn.Linear(32, 32, bias=False), nn.Linear(32, 32, bias=False))
+    nn.init.constant_(model.get_parameter("0.weight"), 0.25)
+    ssn = compiled(model, "70%", groups="single")
+    assert std(generated(ssn)["0.weight"]) == pytest.approx(0.25, rel=0.05)
+
+
+def test_spread() -> None:
+    assert spread(torch.tensor([1.0, 3.0])) == 1.0
+    assert spread(torch.tensor([2.0, 2.0])) == 2.0
+    assert spread(torch.zeros(3)) == 0.0
+    assert spread(torch.tensor([5.0])) == 5.0
+    assert spread(torch.full((4,), 300.0, dtype=torch.float16)) == 300.0
+
+
+def test_zero_layers() -> None:
+    weights = {"a": torch.zeros(3), "b": torch.ones(3), "c": torch.zeros(3, device="meta")}
+    assert zero_layers(weights, weights) == ("a",)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_dtypes_start_at_scale_too(dtype: torch.dtype) -> None:
+    model = Net().to(dtype)
+    for budget in ("8%", "30%", "150%"):
+        for name, weight in generated(compiled(model, budget, groups="single")).items():
+            assert abs(std(weight) / std(model.get_parameter(name)) - 1) < 0.05, (budget, name)
+
+
+def test_meta_tensors_have_no_start() -> None:
+    with torch.device("meta"):
+        model = Net()
+    ssn = compiled(model, "30%", groups="single")
+    assert all(p.is_meta for p in ssn.parameters())
+    assert npas.report(ssn).starts == {}
+
+
+def test_copy_starts_windows_with_the_originals_weights() -> None:
+    # At twice its size a layer's first template is its own; here it has one.
+    model = Net()
+    ssn = compiled(model, "90%", groups="by_shape", init="copy", k=1, downsample="rr")
+    kept = 0
+    for bank in banks_of(ssn):
+        layers = [bank.slot_of(name)[0] for name in bank.layer_names()]
+        largest = max(layers, key=lambda layer: layer.n)
+        weight = bank.generate(largest.name).detach().flatten().double()
+        original = model.get_parameter(largest.name).detach().flatten().double()
+        n = min(bank.theta.numel(), largest.n)
+        pair = torch.stack([weight[:n], original[:n]])
+        if float(torch.corrcoef(pair)[0, 1]) > 0.99:
+            kept += 1
+    assert kept >= len(banks_of(ssn)) - 1
+
+
+def test_copy_of_one_layer_upsampled_keeps_its_first_tile() -> None:
+    model = nn.Sequential(nn.Linear(32, 32, bias=False))
+    ssn = compiled(model, "60%", groups="own", init="copy", upsample="repeat")
+    weight = generated(ssn)["0.weight"].flatten()
+    original = model.get_parameter("0.weight").detach().flatten()
+    n = ssn.get_parameter("npas.banks.b0.theta").numel()
+    ratio = weight[:n] / original[:n]
+    assert torch.allclose(ratio, ratio[0].expand(n), rtol=1e-3)
+    assert std(weight) == pytest.approx(std(original), rel=0.05)
+
+
+@pytest.mark.parametrize("init", ["random", "copy"])
+def test_a_bank_that_one_layer_fills_keeps_the_originals_weights(init: str) -> None:
+    model = Net()
+    ssn = compiled(model, 1.0, groups="own", init=init)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(ssn.get_parameter(name), parameter)
+    assert {s.start for s in npas.report(ssn).starts.values()} == {"original"}
+
+
+def test_random_starts_differ_by_torchs_seed_alone() -> None:
+    model = Net()
+    state = model.state_dict()
+    first, again, other = (compiled(model, "30%", seed, groups="single") for seed in (0, 0, 1))
+    assert torch.equal(generated(first)["wide.weight"], generated(again)["wide.weight"])
+    assert not torch.equal(generated(first)["wide.weight"], generated(other)["wide.weight"])
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name])
+
+
+def test_the_report_says_how_each_layer_starts() -> None:
+    model = Net()
+    starts = npas.report(compiled(model, "30%", groups="single")).starts
+    assert list(starts) == [layer.name for layer in npas.plan(model, "30%").layers]
+    for name, start in starts.items():
+        assert start.start == "generated"
+        assert start.std == pytest.approx(std(model.get_parameter(name)), rel=1e-4)
+        assert start.gain > 0 and math.isfinite(start.gain)
+
+
+def test_masks_start_as_signs() -> None:
+    ssn = compiled(Net(), "8%", groups="single")
+    (bank,) = banks_of(ssn)
+    assert bank.mask is not None
+    assert set(bank.mask.tolist()) == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize("wrong", ["rnadom", "fitt", 3, None])
+def test_an_unknown_init(wrong: Any) -> None:
+    with pytest.raises(NpasError, match=rf"init={wrong!r} is unknown"):
+        npas.compile(Net(), "30%", init=wrong)
+    check_init("random")
