@@ -1,14 +1,13 @@
 """The public calls: plan, compile, and what one does with the result."""
 
-import time
-from collections.abc import Callable, Iterable, Mapping as MappingType, Sequence
+from collections.abc import Iterable, Mapping as MappingType, Sequence
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 
-from npas.bank import Bank
+from npas.bank import Bank, banks_of
 from npas.calibrate import calibrate_gains
 from npas.errors import NpasError
 from npas.init import check_init, initialise, zero_layers
@@ -16,15 +15,13 @@ from npas.module import Shapeshifter
 from npas.naming import nearest
 from npas.passes.collect import Inventory, collect
 from npas.passes.mapping import Groups
-from npas.passes.rewrite import rewrite
-from npas.passes.schedule import check_schedule, schedule_all
+from npas.passes.schedule import check_schedule
 from npas.passes.trace import Trace, trace
+from npas.pipeline import Recorder, assemble
 from npas.plan import Plan
 from npas.planning import PlanRequest, check_fits, make_plan
-from npas.report import PassRecord, Report
 
-T = TypeVar("T")
-_REQUEST = frozenset(field.name for field in fields(PlanRequest)) - {"budget"}
+_REQUEST = frozenset(field.name for field in fields(PlanRequest)) - {"budget", "zero"}
 _EXAMPLES = frozenset({"example_inputs", "example_kwargs"})
 
 
@@ -82,7 +79,7 @@ def plan(
         ignored_modules,
         overrides,
     )
-    run = _Recorder()
+    run = Recorder()
     request.check()
     _check_model(model)
     traced = run("trace", trace, model, _as_tuple(example_inputs), example_kwargs)
@@ -142,53 +139,22 @@ def compile(
     kwargs = plan_arguments.get("example_kwargs")
     weights = dict(model.named_parameters())
 
-    run = _Recorder()
+    run = Recorder()
     traced = run("trace", trace, model, inputs, kwargs)
     if plan is None:
         inventory = _collect(run, model, traced, request, inputs, kwargs)
         request = _with_scales(request, inventory, weights)
         plan = run("plan", make_plan, model, traced, inventory, request)
-    rewritten = run("rewrite", rewrite, model, traced, plan)
-    graphs = run("schedule", schedule_all, rewritten.graphs, plan, schedule)
-    starts = run("initialise", initialise, plan, rewritten.banks, weights, init)
-    ssn = Shapeshifter(
-        rewritten.root,
-        graphs,
-        original=type(model),
-        plan=plan,
-        report=Report(traced.front_end, traced.leaves, (), starts),
-        live=rewritten.live,
-        recompute=bool(recompute),
-    )
+    ssn = assemble(run, model, traced, plan, schedule=schedule, recompute=bool(recompute))
+    starts = run("initialise", initialise, plan, banks_of(ssn), weights, init)
     if calibrate is not None:
         run("calibrate", calibrate_gains, ssn, model, traced, calibrate)
-    ssn._npas.report = replace(ssn._npas.report, passes=tuple(run.records))
+    ssn._npas.report = replace(ssn._npas.report, starts=starts, passes=tuple(run.records))
     return ssn
 
 
-class _Recorder:
-    """Runs passes and records their name, time, and what they did to the graph."""
-
-    def __init__(self) -> None:
-        self.records: list[PassRecord] = []
-        self._nodes: set[str] = set()
-
-    def __call__(self, name: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        start = time.perf_counter()
-        result = function(*args, **kwargs)
-        ms = (time.perf_counter() - start) * 1e3
-        graphs: Any = result if name == "schedule" else getattr(result, "graphs", None)
-        added = erased = 0
-        if graphs is not None:
-            nodes = {node.name for node in graphs[True].nodes}
-            added, erased = len(nodes - self._nodes), len(self._nodes - nodes)
-            self._nodes = nodes
-        self.records.append(PassRecord(name, ms, added, erased))
-        return result
-
-
 def _collect(
-    run: _Recorder,
+    run: Recorder,
     model: nn.Module,
     traced: Trace,
     request: PlanRequest,
@@ -232,13 +198,8 @@ def _with_scales(
     request: PlanRequest, inventory: Inventory, weights: MappingType[str, torch.Tensor]
 ) -> PlanRequest:
     """Ask for a learnable scalar where a weight is zero at the start: a gain of 0 never learns."""
-    zero = zero_layers((w.name for w in inventory.weights), weights)
-    if not zero:
-        return request
-    overrides: dict[str, MappingType[str, Any]] = {name: {"scale": True} for name in zero}
-    for pattern, options in (request.overrides or {}).items():
-        overrides[pattern] = {**overrides.get(pattern, {}), **options}
-    return replace(request, overrides=overrides)
+    names = (weight.name for weight in inventory.weights)
+    return replace(request, zero=frozenset(zero_layers(names, weights)))
 
 
 def _check_model(model: object) -> None:

@@ -53,6 +53,7 @@ class Bank(nn.Module):
         *,
         device: torch.device,
         live: LiveWeights,
+        rows_only: frozenset[str] = frozenset(),
     ) -> None:
         """Allocate the bank's parameters, not initialised (`npas.init.initialise` does that)."""
         super().__init__()
@@ -78,6 +79,7 @@ class Bank(nn.Module):
         self._slots: Mapping[str, _Slot] = _slots(layers)
         self._unit_gain = False
         self._live = live
+        self._rows_only = rows_only
         self._cache: tuple[Any, dict[str, torch.Tensor]] | None = None
 
     def extra_repr(self) -> str:
@@ -276,10 +278,15 @@ class Bank(nn.Module):
         return self._cache[1]
 
     def _generate_all(self) -> dict[str, torch.Tensor]:
-        """Generate every weight: one launch for all layers of one dtype that have templates."""
+        """Generate every weight: one launch for all layers of one dtype that have templates.
+
+        Embeddings of which only rows are read are left out: made whole, they would cost the
+        memory of the dense weight.
+        """
         weights: dict[str, torch.Tensor] = {}
         fused: dict[torch.dtype, list[tuple[str, _Slot]]] = {}
-        for name, slot in self._slots.items():
+        wanted = {n: slot for n, slot in self._slots.items() if n not in self._rows_only}
+        for name, slot in wanted.items():
             dtype = self._dtype(slot.layer)
             if slot.layer.k and not self._is_view(slot):
                 fused.setdefault(dtype, []).append((name, slot))
@@ -297,7 +304,16 @@ class Bank(nn.Module):
             pieces = flat.split([slot.layer.n for _, slot in members])
             for (name, slot), piece in zip(members, pieces, strict=True):
                 weights[name] = self._finish(slot.layer, piece)
-        return {name: weights[name] for name in self._slots}
+        return {name: weights[name] for name in wanted}
+
+
+def banks_of(module: nn.Module) -> dict[str, Bank]:
+    """Return the banks of a module, by their last name."""
+    return {
+        name.rpartition(".")[2]: child
+        for name, child in module.named_modules()
+        if isinstance(child, Bank)
+    }
 
 
 def _slots(layers: tuple[LayerPlan, ...]) -> dict[str, _Slot]:

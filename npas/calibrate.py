@@ -2,12 +2,14 @@
 
 import operator
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
-from npas.bank import Bank
+from npas.bank import Bank, banks_of
 from npas.errors import NpasError
 from npas.module import Shapeshifter
 from npas.passes.rewrite import BANKS
@@ -16,6 +18,9 @@ from npas.passes.trace import Trace, clone_module
 # Corrections at one operation: a bias makes its output's scale not quite linear in the gain.
 _ROUNDS = 3
 _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+# What may stand between a projection and its sum: it passes the scale on.
+_PASSES = {F.dropout, "view", "reshape", "flatten", "unflatten", "transpose", "permute"}
+_PASSES |= {"contiguous", torch.flatten, torch.transpose, torch.permute, torch.reshape}
 
 
 @torch.no_grad()
@@ -50,11 +55,10 @@ def calibrate_gains(ssn: Shapeshifter, model: nn.Module, trace: Trace, batch: An
     for name, buffer in ssn.named_buffers():
         if not name.startswith("npas."):
             buffer.copy_(before[name])
-    for bank in ssn.modules():
-        if isinstance(bank, Bank):
-            mean = bank.gain.double().log().mean().exp()
-            bank.theta.mul_(mean.to(bank.theta.dtype))
-            bank.set_gains(bank.gain / mean)
+    for bank in banks_of(ssn).values():
+        mean = bank.gain.double().log().mean().exp()
+        bank.theta.mul_(mean.to(bank.theta.dtype))
+        bank.set_gains(bank.gain / mean)
 
 
 class _Measure(fx.Interpreter):
@@ -71,6 +75,16 @@ class _Measure(fx.Interpreter):
         return result
 
 
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """An operation whose output only goes into a sum, and what stands between them."""
+
+    layer: str
+    bank: Bank
+    nodes: tuple[fx.Node, ...]
+    random_state: torch.Tensor
+
+
 class _Correct(fx.Interpreter):
     """Runs the compiled graph and corrects the gain at every operation that reads one weight."""
 
@@ -79,8 +93,12 @@ class _Correct(fx.Interpreter):
         self._spreads = spreads
         self._layers = _layers_by_node(ssn)
         self._done: set[str] = set()
+        self._branches: dict[fx.Node, list[_Branch]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        for branch in self._branches.pop(n, ()):
+            self._correct_sum(n, branch)
+        state = torch.get_rng_state()
         result = super().run_node(n)
         read = [self._layers[node] for node in n.all_input_nodes if node in self._layers]
         if "rows" in n.kwargs:
@@ -91,30 +109,61 @@ class _Correct(fx.Interpreter):
             return result
         bank, layer = read[0]
         self._done.add(layer)
+        nodes, total = self._way_to_sum(n)
+        if total is not None:
+            self._branches.setdefault(total, []).append(_Branch(layer, bank, nodes, state))
+            return result
+        target = self._spreads.get(n.meta.get("origin", n.name), 0.0)
         for _ in range(_ROUNDS):
-            factor = self._factor(n, result)
-            if factor is None:
-                break
-            bank.scale_gain(layer, factor)
-            for node, found in self._layers.items():
-                if found[1] == layer and node in self.env:
-                    self.env[node] = bank.generate(layer)
-            result = super().run_node(n)
+            own = float(result.float().std(correction=0))
+            if own > 0 and target > 0:
+                self._scale(bank, layer, target / own)
+                torch.set_rng_state(state)
+                result = super().run_node(n)
         return result
 
-    def _factor(self, node: fx.Node, result: torch.Tensor) -> float | None:
-        """Return what the gain must be multiplied by, or None where nothing can be told."""
-        own = float(result.float().std(correction=0))
-        target = self._spreads.get(node.meta.get("origin", node.name), 0.0)
-        if own <= 0 or target <= 0:
-            return None
-        user = next(iter(node.users)) if len(node.users) == 1 else None
-        if user is not None and user.target in _ADDS and user.name in self._spreads:
-            others = [other for other in user.all_input_nodes if other is not node]
-            value = self.env.get(others[0]) if len(others) == 1 else None
-            if isinstance(value, torch.Tensor) and value.shape == result.shape:
-                return _sum_factor(value.float(), result.float(), self._spreads[user.name])
-        return target / own
+    def _scale(self, bank: Bank, layer: str, factor: float) -> None:
+        bank.scale_gain(layer, factor)
+        for node, found in self._layers.items():
+            if found[1] == layer and node in self.env:
+                self.env[node] = bank.generate(layer)
+
+    def _way_to_sum(self, node: fx.Node) -> tuple[tuple[fx.Node, ...], fx.Node | None]:
+        """Return the operations from a node to the sum it only goes into, if it does."""
+        nodes = [node]
+        while len(nodes[-1].users) == 1:
+            user = next(iter(nodes[-1].users))
+            if user.target in _ADDS and len(user.all_input_nodes) == 2:
+                return tuple(nodes), user if user.name in self._spreads else None
+            if not self._keeps_scale(user):
+                break
+            nodes.append(user)
+        return tuple(nodes), None
+
+    def _keeps_scale(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            module = self.submodules[str(node.target)]
+            return isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd)
+        return node.target in _PASSES and len(node.all_input_nodes) == 1
+
+    def _correct_sum(self, total: fx.Node, branch: _Branch) -> None:
+        """Scale a branch before its sum runs, which may write into an operand."""
+        last = branch.nodes[-1]
+        other = next(node for node in total.all_input_nodes if node is not last)
+        now = torch.get_rng_state()
+        for _ in range(_ROUNDS):
+            value, found = self.env[other], self.env[last]
+            same = _is_float(value) and _is_float(found) and value.shape == found.shape
+            if not same or float(found.float().std(correction=0)) <= 0:
+                break
+            target = self._spreads[total.name]
+            self._scale(
+                branch.bank, branch.layer, _sum_factor(value.float(), found.float(), target)
+            )
+            torch.set_rng_state(branch.random_state)
+            for node in branch.nodes:
+                self.env[node] = super().run_node(node)
+        torch.set_rng_state(now)
 
 
 def _sum_factor(value: torch.Tensor, branch: torch.Tensor, target: float) -> float:

@@ -1,20 +1,24 @@
 """Save and load: a folder with plan.json and safetensors, no pickle."""
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from npas.api import compile as compile_module
 from npas.errors import CheckpointError, NpasError, PlanError
 from npas.module import Shapeshifter
+from npas.passes.trace import trace
+from npas.pipeline import Recorder, assemble
 from npas.plan import Plan
+from npas.planning import check_fits
 
 _PLAN = "plan.json"
 _WEIGHTS = "model.safetensors"
@@ -39,13 +43,15 @@ def save(ssn: nn.Module, folder: str | os.PathLike[str]) -> None:
         raise NpasError(f"{type(ssn).__name__} was not compiled by npas; save takes what it made")
     path = Path(folder)
     plan = ssn._npas.plan.to_json()
+    how = json.dumps(ssn._npas.how)
     # Tied and sliced tensors would be refused by safetensors as sharing memory.
     tensors = {
         name: value.detach().cpu().contiguous().clone()
         for name, value in ssn.state_dict().items()
         if isinstance(value, torch.Tensor)
     }
-    metadata = {"npas": _FORMAT, "plan": plan, "sha256": _digest(plan, tensors)}
+    metadata = {"npas": _FORMAT, "plan": plan, "how": how}
+    metadata["sha256"] = _digest(plan + how, tensors)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path, prefix=".saving-") as scratch:
@@ -79,19 +85,59 @@ def load(
     """
     path = Path(folder)
     metadata, tensors = _read(path / _WEIGHTS)
-    text = metadata["plan"]
-    if _digest(text, tensors) != metadata["sha256"]:
+    text, how = metadata["plan"], metadata["how"]
+    if _digest(text + how, tensors) != metadata["sha256"]:
         raise CheckpointError(f"{path / _WEIGHTS}: altered since it was saved (its hash differs)")
     _check_plan_file(path / _PLAN, text)
     try:
         plan = Plan.from_json(text)
         original = model if isinstance(model, nn.Module) else model()
-        ssn = compile_module(original, plan=plan)
+        check_fits(plan, original)
     except PlanError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    ssn = _build(original, plan, json.loads(how))
     _check_tensors(path, ssn, tensors)
+    _allocate_as(ssn, tensors)
+    left = [n for n, t in (*ssn.named_parameters(), *ssn.named_buffers()) if t.is_meta]
+    if left:
+        raise CheckpointError(
+            f"{path}: {left[0]} is on the meta device and not in the file (a buffer that is not "
+            "persistent); make the model on a real device"
+        )
     ssn.load_state_dict(tensors, strict=False)
     return ssn
+
+
+def _build(model: nn.Module, plan: Plan, how: Mapping[str, Any]) -> Shapeshifter:
+    """Compile as it was compiled, without initialising what the file holds."""
+    examples = (None,) * int(how["n_inputs"])
+    traced = trace(model, examples, dict.fromkeys(how["keywords"]))
+    return assemble(
+        Recorder(),
+        model,
+        traced,
+        plan,
+        schedule=str(how["schedule"]),
+        recompute=bool(how["recompute"]),
+    )
+
+
+def _allocate_as(ssn: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give parameters and buffers the dtype they were saved in, and memory to those on meta."""
+    new: dict[int, torch.Tensor] = {}
+    named = [*ssn.named_parameters(remove_duplicate=False), *ssn.named_buffers()]
+    for name, old in named:
+        saved = tensors.get(name)
+        if saved is None or id(old) in new or (saved.dtype == old.dtype and not old.is_meta):
+            continue
+        made = torch.empty_like(saved, device="cpu" if old.is_meta else old.device)
+        if isinstance(old, nn.Parameter):
+            made = nn.Parameter(made, requires_grad=old.requires_grad)
+        new[id(old)] = made
+    for module in ssn.modules():
+        holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for held in holders:
+            held.update({name: new[id(old)] for name, old in held.items() if id(old) in new})
 
 
 def _read(path: Path) -> tuple[Mapping[str, str], dict[str, torch.Tensor]]:
@@ -103,7 +149,7 @@ def _read(path: Path) -> tuple[Mapping[str, str], dict[str, torch.Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: truncated or not safetensors ({error})") from error
-    if metadata.get("npas") != _FORMAT or not {"plan", "sha256"} <= set(metadata):
+    if metadata.get("npas") != _FORMAT or not {"plan", "how", "sha256"} <= set(metadata):
         raise CheckpointError(f"{path}: not written by this version of npas.save")
     return metadata, tensors
 
@@ -132,7 +178,9 @@ def _check_tensors(path: Path, ssn: nn.Module, tensors: Mapping[str, torch.Tenso
     for name, value in expected.items():
         found = tensors.get(name)
         if isinstance(value, torch.Tensor) and (
-            found is None or found.shape != value.shape or found.dtype != value.dtype
+            found is None
+            or found.shape != value.shape
+            or found.is_floating_point() != value.is_floating_point()
         ):
             what = "missing" if found is None else f"{tuple(found.shape)} of {found.dtype}"
             raise CheckpointError(

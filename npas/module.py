@@ -28,6 +28,7 @@ class Shapeshifter(fx.GraphModule):
         report: Report,
         live: LiveWeights,
         recompute: bool,
+        how: Mapping[str, Any],
     ) -> None:
         """Take over a prepared copy of the original, which must not be used otherwise.
 
@@ -39,10 +40,12 @@ class Shapeshifter(fx.GraphModule):
             report: how it was compiled.
             live: the generated weights that are alive, shared with the banks.
             recompute: whether generated weights are made again for the backward pass.
+            how: what `npas.load` needs to compile the same again, as JSON values.
         """
         super().__init__(nn.Module(), fx.Graph(), class_name=original.__name__)
         self.__dict__.update(root.__dict__)
-        self._npas = _State(original, plan, report, live, recompute, tuple(root.__dict__))
+        names = tuple(root.__dict__)
+        self._npas = _State(original, plan, report, live, recompute, names, dict(how))
         self._graphs = dict(graphs)
         self.graph = self._graphs[self.training]
 
@@ -94,6 +97,7 @@ class _State:
         live: LiveWeights,
         recompute: bool,
         attributes: tuple[str, ...],
+        how: dict[str, Any],
     ) -> None:
         self.original = original
         self.plan = plan
@@ -101,6 +105,7 @@ class _State:
         self.live = live
         self.recompute = recompute
         self.attributes = attributes
+        self.how = how
 
 
 def _rebuild(state: dict[str, Any], carriers: Mapping[bool, fx.GraphModule]) -> Shapeshifter:

@@ -39,6 +39,8 @@ class PlanRequest:
     target_modules: Iterable[str] | None = None
     ignored_modules: Iterable[str] | None = None
     overrides: MappingType[str, MappingType[str, Any]] | None = None
+    zero: frozenset[str] = frozenset()
+    """Names of weights that are zero at the start, which `npas.compile` knows."""
 
     def check(self) -> Budget:
         """Check what can be checked without the model, and return the parsed budget."""
@@ -276,7 +278,7 @@ def _demands(
             downsample=request.downsample,
             upsample=request.upsample,
             k=k,
-            scale=False,
+            scale=weight.name in request.zero,
         )
         options = {key: v for key, v in overrides.get(weight.name, {}).items() if key != "bank"}
         demands.append(replace(demand, **options))

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from npas.bank import Bank
+from npas.bank import Bank, banks_of
 from npas.errors import NpasError
 from npas.module import Shapeshifter
 from npas.report import Report
@@ -43,9 +43,8 @@ def refresh(ssn: nn.Module) -> None:
     Needed only after a write that autograd's version counters do not see, such as through
     ``parameter.data``.
     """
-    for module in ssn.modules():
-        if isinstance(module, Bank):
-            module.refresh()
+    for bank in banks_of(ssn).values():
+        bank.refresh()
 
 
 def report(ssn: nn.Module) -> Report:

@@ -92,10 +92,11 @@ def one_coefficient(ssn: nn.Module) -> None:
 
 
 def load_other(ssn: nn.Module) -> None:
+    assert isinstance(ssn, Shapeshifter)
     torch.manual_seed(1)
     other = npas.compile(
         nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.Linear(16, 8)),
-        plan=ssn._npas.plan,  # pyright: ignore[reportAttributeAccessIssue]
+        plan=ssn._npas.plan,
     )
     ssn.load_state_dict(other.state_dict())
 

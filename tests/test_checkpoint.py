@@ -230,7 +230,9 @@ def test_a_bit_flipped_anywhere_in_the_weights(folder: Path) -> None:
         refused(folder)
 
 
-def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str]], None]) -> None:
+def rewrite(
+    folder: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str]], object]
+) -> None:
     """Write the weights file anew, consistent in itself, with something changed."""
     path = folder / "model.safetensors"
     with safe_open(path, framework="pt") as file:

@@ -26,7 +26,7 @@ class Net(nn.Module):
         self.wide = nn.Linear(48, 96)
         self.head = nn.Linear(96, 10)
         with torch.no_grad():
-            self.mids[2].weight.mul_(7)
+            self.get_parameter("mids.2.weight").mul_(7)
             self.head.weight.mul_(0.01)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -68,9 +68,7 @@ def test_every_weight_starts_at_the_originals_scale(
 ) -> None:
     model = Net()
     try:
-        ssn = compiled(
-            model, budget, groups=groups, downsample=downsample, upsample=upsample
-        )
+        ssn = compiled(model, budget, groups=groups, downsample=downsample, upsample=upsample)
     except npas.BudgetError as error:
         assert error.largest or error.smallest
         pytest.skip("the budget cannot be met in this mode")
@@ -91,7 +89,7 @@ def test_gains_are_buffers_in_float32_and_not_in_the_plan() -> None:
     assert "gain" not in ssn._npas.plan.to_json()
     plan = npas.plan(model, "30%", groups="single")
     with torch.no_grad():
-        model.mids[0].weight.mul_(3)
+        model.get_parameter("mids.0.weight").mul_(3)
     assert npas.plan(model, "30%", groups="single") == plan
 
 
@@ -224,9 +222,7 @@ def test_a_zero_weight_without_coefficients_gets_a_scalar_that_is_counted(
     downsample: str, upsample: str, budget: str
 ) -> None:
     torch.manual_seed(0)
-    ssn = compiled(
-        Branch(), budget, groups="single", downsample=downsample, upsample=upsample
-    )
+    ssn = compiled(Branch(), budget, groups="single", downsample=downsample, upsample=upsample)
     plan = ssn._npas.plan
     assert plan.layer("down.weight").scale and not plan.layer("up.weight").scale
     (bank,) = banks_of(ssn)
@@ -257,7 +253,7 @@ def test_a_zero_weight_whose_name_is_a_pattern() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.heads = nn.ModuleDict({"a[0]": nn.Linear(32, 32), "b": nn.Linear(32, 32)})
-            nn.init.zeros_(self.heads["a[0]"].weight)
+            nn.init.zeros_(self.get_parameter("heads.a[0].weight"))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.heads["b"](x) + self.heads["a[0]"](x)
@@ -297,9 +293,7 @@ def test_a_scalar_that_was_asked_for_starts_at_one_where_the_weight_is_not_zero(
 def test_a_user_who_refuses_the_scalar_is_warned() -> None:
     torch.manual_seed(0)
     with pytest.warns(NpasWarning, match=r"down\.weight"):
-        ssn = compiled(
-            Branch(), "40%", groups="single", overrides={"down": {"scale": False}}
-        )
+        ssn = compiled(Branch(), "40%", groups="single", overrides={"down": {"scale": False}})
     assert generated(ssn)["down.weight"].any()
 
 

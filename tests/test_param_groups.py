@@ -18,7 +18,7 @@ class Net(nn.Module):
         self.embedding = nn.Embedding(40, 16)
         self.mha = nn.MultiheadAttention(16, 2, batch_first=True)
         self.lstm = nn.LSTM(16, 16, batch_first=True)
-        self.norm, self.plane = nn.LayerNorm(16), nn.LayerNorm((5, 16))
+        self.norm, self.plane = nn.LayerNorm(16), nn.LayerNorm([5, 16])
         self.kept = nn.Linear(16, 16)
         self.frozen = nn.Linear(16, 16).requires_grad_(False)
         self.fc = nn.Linear(16, 16)
@@ -148,9 +148,7 @@ def test_coefficients_do_not_shrink_and_banks_do() -> None:
     made.step()
     after = dict(ssn.named_parameters())
     assert torch.equal(after["npas.banks.b0.alpha"], before["npas.banks.b0.alpha"])
-    torch.testing.assert_close(
-        after["npas.banks.b0.theta"], before["npas.banks.b0.theta"] * 0.95
-    )
+    torch.testing.assert_close(after["npas.banks.b0.theta"], before["npas.banks.b0.theta"] * 0.95)
 
 
 def test_no_weight_decay_by_default() -> None:

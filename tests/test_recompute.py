@@ -210,7 +210,7 @@ def test_a_bank_changed_between_forward_and_backward(name: str) -> None:
     loss = ssn(X).square().sum()
     with torch.no_grad():
         getattr(bank, name).mul_(1.5)
-    with pytest.raises(RuntimeError, match="changed in place|modified by an inplace operation"):
+    with pytest.raises(RuntimeError, match=r"changed in place|modified by an inplace operation"):
         loss.backward()
 
 
@@ -250,9 +250,7 @@ def test_activation_checkpointing_around_it() -> None:
     ssn, plain = mixed(True), mixed(False)
     found = checkpoint(ssn, IDS, use_reentrant=False)
     assert isinstance(found, torch.Tensor)
-    assert_same(
-        gradients(ssn, found.square().mean()), gradients(plain, plain(IDS).square().mean())
-    )
+    assert_same(gradients(ssn, found.square().mean()), gradients(plain, plain(IDS).square().mean()))
 
 
 def test_activation_checkpointing_inside_it() -> None:

@@ -48,6 +48,8 @@ _CONSUMERS = {
     "embedding": "embedding",
     "embedding_bag": "embedding bag",
 }
+# Kinds whose parameters may be vectors written with more dimensions, such as [1, C, 1, 1].
+_MAY_BE_VECTORS = {"parameter", "attention projection"}
 _RESHAPES = {"t", "transpose", "permute", "reshape", "view", "contiguous", "flatten", "unflatten"}
 
 
@@ -241,6 +243,8 @@ def _consumers(node: fx.Node) -> Iterable[str]:
     for user in node.users:
         target = user.target
         label = target if isinstance(target, str) else getattr(target, "__name__", "")
+        if target is getattr and user.args[1] in ("T", "mT"):
+            label = "transpose"
         if label in _RESHAPES and user.args and user.args[0] is node:
             yield from _consumers(user)
         else:
@@ -256,7 +260,7 @@ def _reason_to_keep(parameter: nn.Parameter, kind: str, n_uses: int) -> str | No
         return "scale or shift of a normalisation"
     if parameter.dim() < 2:
         return "of fewer than two dimensions"
-    if kind == "parameter" and parameter.numel() == max(parameter.shape):
+    if kind in _MAY_BE_VECTORS and parameter.numel() == max(parameter.shape):
         return "a vector: one dimension longer than 1"
     if parameter.numel() == 0:
         return "empty"

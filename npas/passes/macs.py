@@ -1,5 +1,6 @@
 """Multiply-accumulates of every weight, counted on meta tensors."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,14 +73,38 @@ class _Counter(TorchDispatchMode):
             if decomposed is not NotImplemented:
                 return decomposed
         out = func(*args, **kwargs)
-        if formula is not None:
+        if func is torch.ops.aten._trilinear.default:
+            self._book(_trilinear_macs(*args), args)
+        elif formula is not None:
             flops = formula(*args, **kwargs, out_val=out)
-            for leaf in tree_leaves((args, kwargs)):
-                if isinstance(leaf, torch.Tensor):
-                    name = self._owners.get(leaf.untyped_storage()._cdata)
-                    if name is not None:
-                        self.macs[name] = self.macs.get(name, 0) + flops // 2
+            self._book(flops // 2, (args, kwargs))
         return out
+
+    def _book(self, macs: int, values: Any) -> None:
+        for leaf in tree_leaves(values):
+            if isinstance(leaf, torch.Tensor):
+                name = self._owners.get(leaf.untyped_storage()._cdata)
+                if name is not None:
+                    self.macs[name] = self.macs.get(name, 0) + macs
+
+
+def _trilinear_macs(
+    left: torch.Tensor,
+    weight: torch.Tensor,
+    right: torch.Tensor,
+    expand_left: list[int],
+    expand_weight: list[int],
+    expand_right: list[int],
+    *_: Any,
+) -> int:
+    """Return the products that nn.Bilinear sums, for which torch has no formula."""
+    sizes: list[tuple[int, ...]] = []
+    operands = ((left, expand_left), (weight, expand_weight), (right, expand_right))
+    for tensor, dimensions in operands:
+        for dimension in sorted(dimensions):
+            tensor = tensor.unsqueeze(dimension)
+        sizes.append(tuple(tensor.shape))
+    return math.prod(torch.broadcast_shapes(*sizes))
 
 
 def _meta(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
-from npas.errors import NpasError, PlanError
+from npas.errors import NpasError
 from npas.mapping import Mapping
 from npas.naming import identifier, matches, nearest, select
 from npas.passes.blocks import repeated_blocks
@@ -269,15 +269,17 @@ def _name_banks(groups: _Clusters, source: str) -> Mapping:
 
 def _split_by_dtype(mapping: Mapping, weights: Sequence[WeightOp]) -> Mapping:
     dtypes = {w.name: w.dtype for w in weights}
+    order = {w.name: i for i, w in enumerate(weights)}
     banks: dict[str, tuple[str, ...]] = {}
     reasons: dict[str, str] = {}
-    for bank, layers in mapping.banks.items():
+    for bank, members in mapping.banks.items():
+        layers = sorted(members, key=order.__getitem__)
         found = list(dict.fromkeys(dtypes[layer] for layer in layers))
         for dtype in found:
             name = bank if len(found) == 1 else f"{bank}_{dtype}"
+            while name in banks or (name != bank and name in mapping.banks):
+                name += "_"
             banks[name] = tuple(layer for layer in layers if dtypes[layer] == dtype)
             reason = mapping.reasons.get(bank, mapping.source)
             reasons[name] = reason if len(found) == 1 else f"{reason}; split by dtype"
-    if set(dtypes) != {layer for layers in banks.values() for layer in layers}:
-        raise PlanError("mapping: it does not cover the model's layers")
     return Mapping(banks, mapping.source, reasons)

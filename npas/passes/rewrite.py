@@ -56,8 +56,15 @@ def rewrite(model: nn.Module, trace: Trace, plan: Plan) -> Rewritten:
         for alias in (layer.name, *layer.aliases)
     }
     live = LiveWeights()
+    rows_only = _rows_only(trace, plan, model, generated)
     banks = {
-        bank.name: Bank(plan, bank.name, device=_device(bank.layers, parameters), live=live)
+        bank.name: Bank(
+            plan,
+            bank.name,
+            device=_device(bank.layers, parameters),
+            live=live,
+            rows_only=rows_only,
+        )
         for bank in plan.banks
         if not plan.is_ordinary(bank.name)
     }
@@ -66,7 +73,6 @@ def rewrite(model: nn.Module, trace: Trace, plan: Plan) -> Rewritten:
         owner, _, local = name.rpartition(".")
         root.get_submodule(owner)._parameters[local] = None
     same = trace.graphs[True] is trace.graphs[False]
-    rows_only = _rows_only(trace, plan, root, generated)
     graphs: dict[bool, fx.Graph] = {}
     for mode in (True, False) if not same else (True,):
         graphs[mode] = _rewrite_graph(trace.graphs[mode], root, plan, generated, rows_only)
@@ -186,7 +192,7 @@ def _by_module(generated: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _rows_only(
-    trace: Trace, plan: Plan, root: nn.Module, generated: Mapping[str, str]
+    trace: Trace, plan: Plan, model: nn.Module, generated: Mapping[str, str]
 ) -> frozenset[str]:
     """Return the layers whose every use is a plain lookup of rows."""
     looked_up: set[str] = set()
@@ -199,7 +205,7 @@ def _rows_only(
                 (looked_up if plain else otherwise).add(generated[str(node.target)])
             elif node.op == "call_module":
                 for name in inside.get(str(node.target), ()):
-                    module = root.get_submodule(str(node.target))
+                    module = model.get_submodule(str(node.target))
                     plain = (
                         type(module) is nn.Embedding
                         and not has_hooks(module)

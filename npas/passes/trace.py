@@ -2,7 +2,10 @@
 
 import copy
 import inspect
+import keyword
+import operator
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +37,15 @@ class Trace:
             object under both keys where the two are the same.
         leaves: path of each submodule that was kept whole -> why.
         front_end: ``"fx"``.
+        n_inputs: positional example inputs that were given.
+        keywords: keyword example inputs that were given.
     """
 
     graphs: Mapping[bool, fx.Graph]
     leaves: Mapping[str, str]
     front_end: str
+    n_inputs: int = 0
+    keywords: tuple[str, ...] = ()
 
 
 def clone_module(model: nn.Module, tensors: Mapping[int, torch.Tensor]) -> nn.Module:
@@ -108,7 +115,7 @@ def trace(
         leaves.update(kept)
     if str(graphs[True]) == str(graphs[False]):
         graphs[False] = graphs[True]
-    return Trace(graphs, leaves, "fx")
+    return Trace(graphs, leaves, "fx", len(example_inputs), tuple(example_kwargs or ()))
 
 
 class _Tracer(fx.Tracer):
@@ -146,7 +153,10 @@ def _trace_with_retry(
     while True:
         tracer = _Tracer(opaque)
         try:
-            graph = tracer.trace(shadow, dict(constants) or None)
+            with warnings.catch_warnings():
+                # fx has no assertion for a constant text and says so; it gets ours below.
+                warnings.filterwarnings("ignore", "Was not able to add assertion")
+                graph = tracer.trace(shadow, dict(constants) or None)
         except Exception as error:
             where = _place(error)
             if tracer.failed is None or type(tracer.failed) in opaque:
@@ -158,7 +168,8 @@ def _trace_with_retry(
             # The whole class at once: one retry a class instead of one a block.
             opaque[type(tracer.failed)] = f"defeats fx ({where}): {_first_line(error)}"
             continue
-        _restore_argument_names(graph, constants)
+        _restore_argument_names(graph, shadow, constants)
+        _refuse_keywords(graph)
         return graph, tracer.kept
 
 
@@ -166,19 +177,40 @@ def _constant_arguments(model: nn.Module, n_given: int, named: set[str]) -> dict
     constants: dict[str, Any] = {}
     for index, (name, parameter) in enumerate(inspect.signature(model.forward).parameters.items()):
         default = parameter.default
-        constant = default is None or isinstance(default, bool | int | float)
+        constant = default is None or isinstance(default, bool | int | float | str)
         if constant and index >= n_given and name not in named:
             constants[name] = default
     return constants
 
 
-def _restore_argument_names(graph: fx.Graph, constants: Mapping[str, Any]) -> None:
+def _restore_argument_names(
+    graph: fx.Graph, model: nn.Module, constants: Mapping[str, Any]
+) -> None:
     # fx numbers the placeholders of constant arguments ("mask_1"), which breaks calls by keyword.
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    names = list(inspect.signature(model.forward).parameters)
+    for node, name in zip(placeholders, names, strict=True):
+        if name not in constants:
+            continue
+        node.target = name
+        if isinstance(constants[name], str):
+            # fx asserts the value of other constants itself.
+            message = f"{name} has been specialized to have value {constants[name]!r}"
+            with graph.inserting_after(placeholders[-1]):
+                equal = graph.call_function(operator.eq, (node, constants[name]))
+            with graph.inserting_after(equal):
+                graph.call_function(torch._assert, (equal, message))
+
+
+def _refuse_keywords(graph: fx.Graph) -> None:
     for node in graph.nodes:
-        if node.op == "placeholder":
-            stem = str(node.target).rpartition("_")[0]
-            if stem in constants:
-                node.target = stem
+        if node.op in ("get_attr", "call_module"):
+            words = [part for part in str(node.target).split(".") if keyword.iskeyword(part)]
+            if words:
+                raise TraceError(
+                    f"{node.target}: fx cannot write the name {words[0]!r}, a Python keyword, "
+                    "into code; rename the submodule"
+                )
 
 
 def _place(error: BaseException) -> str:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from itertools import pairwise
 
 import networkx as nx
 import pytest
@@ -175,7 +176,7 @@ def copies_on_graph(graph: nx.DiGraph, repetition: Repetition) -> list[nx.DiGrap
         for copy in repetition.copies
     ]
     period = starts[1] - starts[0]
-    assert [b - a for a, b in zip(starts, starts[1:], strict=False)] == [period] * (len(starts) - 1)
+    assert [b - a for a, b in pairwise(starts)] == [period] * (len(starts) - 1)
     return [nx.DiGraph(graph.subgraph(names[start : start + period])) for start in starts]
 
 
@@ -191,9 +192,7 @@ def test_networkx_agrees_that_copies_are_isomorphic(make: Callable[[], nn.Module
         # The last copy may end before the operations that only join it to the next one.
         whole = others[:-1] if len(others) > 1 else others
         for other in whole:
-            assert is_isomorphic(
-                first, other, node_match=lambda a, b: a["label"] == b["label"]
-            )
+            assert is_isomorphic(first, other, node_match=lambda a, b: a["label"] == b["label"])
 
 
 def test_networkx_disagrees_for_a_block_with_one_edge_moved() -> None:

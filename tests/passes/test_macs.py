@@ -38,9 +38,7 @@ def test_linear_is_in_times_out_per_row() -> None:
         (lambda: nn.ConvTranspose2d(2, 3, 4, stride=2), (4, 2, 5, 5), 25 * 2 * 3 * 16),
     ],
 )
-def test_convolutions(
-    make: Callable[[], nn.Module], shape: tuple[int, ...], expected: int
-) -> None:
+def test_convolutions(make: Callable[[], nn.Module], shape: tuple[int, ...], expected: int) -> None:
     assert macs(make(), torch.randn(shape)) == {"weight": expected}
 
 

@@ -1,4 +1,5 @@
 import operator
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ class Net(nn.Module):
 IDS = torch.randint(0, 50, (4, 6), generator=torch.Generator().manual_seed(0))
 
 
-def compiled(how: str, budget: float = 0.4, **options: object) -> Shapeshifter:
+def compiled(how: str, budget: float = 0.4, **options: Any) -> Shapeshifter:
     torch.manual_seed(0)
     model = Net()
     return npas.compile(model, budget, schedule=how, **options)
@@ -48,7 +49,7 @@ def nodes_of(graph: fx.Graph) -> list[str]:
 @pytest.mark.parametrize("groups", ["single", "by_shape", "auto"])
 @pytest.mark.parametrize("downsample", ["wavg", "emb", "avg", "rr"])
 def test_bank_and_layer_give_the_same_bits(groups: str, downsample: str) -> None:
-    options = {"groups": groups, "downsample": downsample}
+    options: dict[str, Any] = {"groups": groups, "downsample": downsample}
     layer, bank = compiled("layer", **options), compiled("bank", **options)
     for name, value in layer.state_dict().items():
         assert torch.equal(bank.state_dict()[name], value)
