@@ -129,6 +129,11 @@ def compile(
     _check_choice("backend", backend, ("auto",))
     if recompute != "auto" and not isinstance(recompute, bool):
         raise NpasError(f"recompute={recompute!r} must be 'auto', True or False")
+    if schedule == "bank" and recompute is True:
+        raise NpasError(
+            "schedule='bank' holds all weights of a bank, so nothing is left to recompute; use "
+            "schedule='layer', or recompute='auto'"
+        )
     check_init(init)
     check_schedule(schedule)
     request = _request(budget, plan, plan_arguments)

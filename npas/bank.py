@@ -246,10 +246,14 @@ class Bank(nn.Module):
         return found
 
     def _dtype(self, layer: LayerPlan) -> torch.dtype:
+        autocast = self._autocast()
+        return autocast if autocast and layer.kind in _AUTOCAST_KINDS else self.theta.dtype
+
+    def _autocast(self) -> torch.dtype | None:
         device = self.theta.device.type
-        if layer.kind in _AUTOCAST_KINDS and torch.is_autocast_enabled(device):
-            return torch.get_autocast_dtype(device)
-        return self.theta.dtype
+        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+            return None
+        return torch.get_autocast_dtype(device)
 
     def _sources(self) -> list[torch.Tensor]:
         return [*self.parameters(recurse=False), self.gain]
@@ -267,9 +271,8 @@ class Bank(nn.Module):
         if not self._may_cache():
             return self._generate_all()
         sources = self._sources()
-        autocast = torch.is_autocast_enabled(self.theta.device.type)
         key = (
-            torch.get_autocast_dtype(self.theta.device.type) if autocast else None,
+            self._autocast(),
             torch.is_inference_mode_enabled(),
             tuple((source.untyped_storage()._cdata, source._version) for source in sources),
         )

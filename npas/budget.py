@@ -35,15 +35,16 @@ class Budget:
     n_bytes: int | None = None
     largest: bool = False
 
-    def resolve(self, n_dense: int, itemsize: int) -> int | None:
+    def resolve(self, n_dense: int, itemsize: int, least: int = 1) -> int | None:
         """Return the budget in parameters, or None for ``largest``, which needs the mapping.
 
         Args:
             n_dense: unique trainable parameters of the input model.
             itemsize: bytes of one parameter.
+            least: parameters that it must come to.
 
         Raises:
-            BudgetError: if it comes to less than one parameter.
+            BudgetError: if it comes to less, or to more than can be counted.
         """
         if self.largest:
             return None
@@ -57,10 +58,10 @@ class Budget:
         else:
             assert self.n_bytes is not None
             n_params = self.n_bytes // itemsize
-        if n_params < 1:
+        if n_params < least:
             raise BudgetError(
                 f"budget {self.text} is {n_params} parameters of a model that trains {n_dense:,}; "
-                "ask for at least 1"
+                f"ask for at least {least}"
             )
         return n_params
 

@@ -78,8 +78,9 @@ def initialise(
 def spread(weight: torch.Tensor) -> float:
     """Return the standard deviation of a weight, or its root mean square where that is 0."""
     values = weight.detach().float()
-    std = float(values.std(correction=0))
-    return std if std > 0 else float(values.square().mean().sqrt())
+    std, size = float(values.std(correction=0)), float(values.square().mean().sqrt())
+    # A constant weight that was computed has the standard deviation of its rounding.
+    return std if std > 1e-5 * size else size
 
 
 def _copy_weights(
@@ -92,7 +93,8 @@ def _copy_weights(
         scale = targets[layer.name]
         if scale > 0:
             flat = weights[layer.name].detach().flatten()[: bank.theta.numel()] / scale
-            bank.theta[layer.base : layer.base + flat.numel()] = flat.to(bank.theta.dtype)
+            if bool(flat.any()):
+                bank.theta[layer.base : layer.base + flat.numel()] = flat.to(bank.theta.dtype)
 
 
 def _fill_coefficients(bank: Bank, layers: tuple[LayerPlan, ...]) -> None:

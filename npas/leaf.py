@@ -1,8 +1,5 @@
 """A module of the original that is called with generated weights."""
 
-import copy
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,15 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
+from npas.passes.trace import has_hooks
+
+# What a replica has of its own: containers, and the weights that recurrent layers list.
+_OWN = frozenset(
+    {"_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs", "_is_replica"}
 )
+_MISSING = object()
 
 
 def _linear(module: nn.Linear, weight: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
@@ -41,9 +36,9 @@ _FUNCTIONAL: Mapping[type, Callable[..., Any]] = {
 class Leaf(nn.Module):
     """Stands where a module stood and calls it with generated weights.
 
-    Its parameters, buffers, children and hooks are the module's own, so state dict keys,
-    ``.to()``, ``train()`` and hooks stay what they were; other attributes are looked up on the
-    module. Safe to call from several threads.
+    Its parameters, buffers and children are the module's own, so state dict keys, ``.to()`` and
+    ``train()`` stay what they were; other attributes are looked up and set on the module. The
+    module's hooks stay on it. Safe to call from several threads.
 
     Args:
         inner: the module, with None where a weight is generated. It must not be used otherwise.
@@ -55,33 +50,32 @@ class Leaf(nn.Module):
         self.__dict__["inner"] = inner
         for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             self.__dict__[name] = inner.__dict__[name]
-        for name in HOOKS:
-            self.__dict__[name] = inner.__dict__[name]
-            inner.__dict__[name] = OrderedDict()
-        self._is_full_backward_hook = inner._is_full_backward_hook
-        self.training = inner.training
-        self._lock = threading.Lock()
+        self.__dict__["training"] = inner.training
 
     def forward(self, *args: Any, generated: dict[str, torch.Tensor], **kwargs: Any) -> Any:
         """Call the module with ``generated`` (names within the module -> weights) in place."""
         inner = self.__dict__["inner"]
         functional = _FUNCTIONAL.get(type(inner))
-        if functional is not None:
+        if functional is not None and not has_hooks(inner):
             return functional(inner, generated["weight"], *args, **kwargs)
         if torch.compiler.is_compiling():
             return torch.func.functional_call(inner, generated, args, kwargs, tie_weights=False)
-        if not inner._modules:
-            return _shallow_copy(inner, generated)(*args, **kwargs)
-        # functional_call puts the weights into the module for the time of the call, so a second
-        # thread (measured: 4 to 8 of 10 calls wrong) takes a copy of its own.
-        if self._lock.acquire(blocking=False):
-            try:
-                return torch.func.functional_call(inner, generated, args, kwargs, tie_weights=False)
-            finally:
-                self._lock.release()
-        memo: dict[int, Any] = {id(t): t for t in (*inner.parameters(), *inner.buffers())}
-        replica = copy.deepcopy(inner, memo)
-        return torch.func.functional_call(replica, generated, args, kwargs, tie_weights=False)
+        # A replica for each call: functional_call puts the weights into the module for the time of
+        # the call, which a second thread disturbs (measured: 4 to 8 of 10 calls wrong) and which
+        # is over when activation checkpointing runs the module again.
+        replicas = _replicate(inner, generated)
+        before = [dict(replica.__dict__) for _, replica in replicas]
+        result = replicas[0][1](*args, **kwargs)
+        for (module, replica), old in zip(replicas, before, strict=True):
+            _keep_changes(module, replica, old)
+        return result
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        inner = self.__dict__.get("inner")
+        if inner is not None and name not in self.__dict__ and name in inner.__dict__:
+            setattr(inner, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def train(self, mode: bool = True) -> "Leaf":
         """Set the mode of the module and its children."""
@@ -111,17 +105,51 @@ class Leaf(nn.Module):
                 raise
             return getattr(inner, name)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.__dict__["_lock"] = threading.Lock()
+def _replicate(
+    root: nn.Module, weights: Mapping[str, torch.Tensor]
+) -> list[tuple[nn.Module, nn.Module]]:
+    """Return (module, replica) of a module and all below it, the root first.
+
+    Replicas hold ``weights`` and share parameters and buffers with the modules.
+    """
+    pairs = [(module, module._replicate_for_data_parallel()) for module in root.modules()]
+    new = {id(module): replica for module, replica in pairs}
+    owners = {name: module for name, module in root.named_modules(remove_duplicate=False)}
+    given: dict[tuple[int, str], torch.Tensor] = {}
+    for name, weight in weights.items():
+        owner, _, local = name.rpartition(".")
+        given[id(owners[owner]), local] = weight
+    for module, replica in pairs:
+        replica.__dict__.pop("_is_replica", None)
+        replica.__dict__["_buffers"] = module._buffers
+        for name, value in module.__dict__.items():
+            if name not in _OWN:
+                replica.__dict__[name] = _translate(replica.__dict__.get(name, value), new)
+        children = {
+            name: child if child is None else new[id(child)]
+            for name, child in module._modules.items()
+        }
+        replica.__dict__["_modules"] = children
+        for name, parameter in module._parameters.items():
+            # By assignment, which recurrent layers follow in the list that they keep.
+            setattr(replica, name, given.get((id(module), name), parameter))
+    return pairs
 
 
-def _shallow_copy(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Return a copy of a module without children that holds ``weights`` and shares the rest."""
-    replica = object.__new__(type(module))
-    replica.__dict__.update(module.__dict__)
-    replica.__dict__["_parameters"] = {**module._parameters, **weights}
-    return replica
+def _translate(value: Any, new: Mapping[int, nn.Module]) -> Any:
+    """Replace modules by their replicas, alone or in a list, tuple or dict."""
+    if isinstance(value, nn.Module):
+        return new.get(id(value), value)
+    if type(value) in (list, tuple) and any(id(item) in new for item in value):
+        return type(value)(_translate(item, new) for item in value)
+    if type(value) is dict and any(id(item) in new for item in value.values()):
+        return {key: _translate(item, new) for key, item in value.items()}
+    return value
+
+
+def _keep_changes(module: nn.Module, replica: nn.Module, before: Mapping[str, Any]) -> None:
+    """Write attributes that forward has set back to the module."""
+    for name, value in replica.__dict__.items():
+        if name not in _OWN and value is not before.get(name, _MISSING):
+            module.__dict__[name] = value

@@ -77,8 +77,9 @@ class Shapeshifter(fx.GraphModule):
         """Pickle the state, and each graph as fx does it: as generated code."""
         state = {k: v for k, v in self.__dict__.items() if k not in ("_graph", "_graphs")}
         carriers = {mode: fx.GraphModule(self, graph) for mode, graph in self._graphs.items()}
+        names = {mode: [node.name for node in g.nodes] for mode, g in self._graphs.items()}
         self.recompile()
-        return _rebuild, (state, carriers)
+        return _rebuild, (state, carriers, names)
 
     def _adopt(self, graphs: Mapping[bool, fx.Graph]) -> None:
         same = str(graphs[True]) == str(graphs[False])
@@ -108,7 +109,15 @@ class _State:
         self.how = how
 
 
-def _rebuild(state: dict[str, Any], carriers: Mapping[bool, fx.GraphModule]) -> Shapeshifter:
+def _rebuild(
+    state: dict[str, Any],
+    carriers: Mapping[bool, fx.GraphModule],
+    names: Mapping[bool, list[str]],
+) -> Shapeshifter:
+    for mode, carrier in carriers.items():
+        # fx traces the code again, and names the nodes after what they call.
+        for node, name in zip(carrier.graph.nodes, names[mode], strict=True):
+            node.name = name
     result = Shapeshifter.__new__(Shapeshifter)
     result.__dict__.update(state)
     result._adopt({mode: carrier.graph for mode, carrier in carriers.items()})

@@ -23,6 +23,8 @@ _OVERRIDES = ("bank", "k", "downsample", "upsample", "scale")
 # A plan that uses less than this of its budget is refused: the model cannot use it.
 _USABLE = 0.999
 _K_DEFAULT = 4
+# Strategies that choose the number of banks.
+_FREE_GROUPS = ("auto", "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +75,30 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
     budget = request.check()
     weights = inventory.weights
     itemsize = max(getattr(torch, w.dtype).itemsize for w in weights)
-    asked = budget.resolve(inventory.n_dense, itemsize)
+    # Less than one parameter is refused below, with the smallest usable budget.
+    asked = budget.resolve(inventory.n_dense, itemsize, least=0)
     n_weights = sum(w.n for w in weights)
     share = None if asked is None else max(0, asked - inventory.n_fixed) / n_weights
     graph = op_graph(trace.graphs[True], model, weights)
-    mapping = map_layers(
-        request.groups, MapRequest(weights, graph, request.n_banks, share, request.seed)
-    )
     overrides = _overrides_by_name(request, weights)
-    mapping = _move_layers(mapping, overrides, weights)
+
+    def mapped(n_banks: int | None) -> tuple[Mapping, list[Demand]]:
+        wanted = MapRequest(weights, graph, n_banks, share, request.seed)
+        found = _move_layers(map_layers(request.groups, wanted), overrides, weights)
+        k = request.k or _K_DEFAULT
+        return found, _demands(request, weights, found, overrides, k)
+
+    mapping, demands = mapped(request.n_banks)
     if asked is None:
         sizes = {w.name: w.n for w in weights}
         asked = inventory.n_fixed + sum(
             max(sizes[name] for name in names) for names in mapping.banks.values()
         )
     available = asked - inventory.n_fixed
-    demands = _demands(request, weights, mapping, overrides, request.k or _K_DEFAULT)
+    free = request.groups in _FREE_GROUPS and request.n_banks is None
+    if free and available < smallest(demands):
+        # Each bank has a smallest size of its own, so one bank is what fits if anything does.
+        mapping, demands = mapped(1)
     _check_smallest(budget, asked, inventory, smallest(demands))
     k = request.k or choose_k(demands, available)
     demands = _demands(request, weights, mapping, overrides, k)

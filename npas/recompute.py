@@ -124,8 +124,11 @@ def recompute_scope(live: LiveWeights) -> Iterator[None]:
 
 def _outer_hooks() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
     """Return the pack and unpack hooks that are active, if any."""
-    autograd: Any = getattr(torch._C, "_autograd")  # noqa: B009 (missing from torch's stubs)
-    return autograd._top_saved_tensors_default_hooks(True)
+    return _autograd()._top_saved_tensors_default_hooks(True)
+
+
+def _autograd() -> Any:
+    return getattr(torch._C, "_autograd")  # noqa: B009 (missing from torch's stubs)
 
 
 def can_recompute() -> bool:
@@ -134,4 +137,5 @@ def can_recompute() -> bool:
         torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
+        and _autograd()._saved_tensors_hooks_is_enabled()
     )

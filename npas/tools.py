@@ -7,6 +7,7 @@ from torch import nn
 from npas.bank import Bank, banks_of
 from npas.errors import NpasError
 from npas.module import Shapeshifter
+from npas.passes.collect import module_kind
 from npas.report import Report
 
 
@@ -28,7 +29,10 @@ def param_groups(module: nn.Module, weight_decay: float = 0.0) -> list[dict[str,
             if id(parameter) in seen or not parameter.requires_grad:
                 continue
             seen.add(id(parameter))
-            decays = name == "theta" if isinstance(owner, Bank) else parameter.dim() >= 2
+            matrix = parameter.dim() >= 2 and parameter.numel() > max(parameter.shape)
+            decays = matrix and module_kind(owner) != "norm"
+            if isinstance(owner, Bank):
+                decays = name == "theta"
             (decayed if decays else plain).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": weight_decay},

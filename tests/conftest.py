@@ -3,6 +3,10 @@
 import os
 
 import pytest
+import torch
+
+# The tests' tensors are tiny: threads that wait for each other cost ten times what they compute.
+torch.set_num_threads(1)
 
 _OPTION = "--regenerate-goldens"
 

@@ -320,7 +320,7 @@ _PATTERNS: list[dict[str, str]] = [
     {"front": "first", "*": "rest"},
     {"*": "all of it"},
     {"re:front.*": "1st", "*": "b.c"},
-    {"front": "train"},
+    {"front": "only"},
 ]
 
 

@@ -211,6 +211,23 @@ def test_a_parametrized_module() -> None:
     torch.testing.assert_close(dense(x), ssn(x))
 
 
+def test_a_hook_that_makes_the_weight_from_a_generated_one() -> None:
+    # The older torch.nn.utils.spectral_norm is such a hook: it reads weight_orig from its module.
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.spectral_norm(nn.Linear(16, 16)), nn.Linear(16, 16)).eval()
+    ssn = npas.compile(model, 0.8, groups="single")
+    x = torch.randn(3, 16)
+    torch.testing.assert_close(ssn(x), functional_call(model, generated(ssn), (x,)))
+
+
+def test_an_attribute_that_is_set_reaches_the_module() -> None:
+    ssn = make(nn.LSTM(16, 16, 2, dropout=0.5), budget=0.8)
+    leaf: Any = ssn.get_submodule("0")
+    leaf.dropout = 0.0
+    x = torch.randn(3, 2, 16)
+    assert torch.equal(ssn(x)[0], ssn(x)[0])
+
+
 def test_copies_of_a_leaf_are_apart() -> None:
     ssn = make(nn.LSTM(8, 8), budget=0.7)
     copied = copy.deepcopy(ssn)

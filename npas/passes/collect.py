@@ -37,7 +37,9 @@ _CONSUMERS = {
     "matmul": "linear",
     "mm": "linear",
     "bmm": "linear",
+    "addmm": "linear",
     "einsum": "linear",
+    "tensordot": "linear",
     "bilinear": "bilinear",
     "conv1d": "conv",
     "conv2d": "conv",
@@ -153,7 +155,7 @@ def collect(
             raise NpasError(
                 f"{name} is not initialised yet (a lazy module); call the model once before"
             )
-        kind = _module_kind(owners[name]) or consumers.get(name, "parameter")
+        kind = module_kind(owners[name]) or consumers.get(name, "parameter")
         n_uses = uses[name]
         reason = _reason_to_keep(parameter, kind, n_uses)
         if reason is not None:
@@ -167,7 +169,7 @@ def collect(
                 tuple(parameter.shape),
                 str(parameter.dtype).removeprefix("torch."),
                 n_uses,
-                padding_idx=getattr(owners[name], "padding_idx", None),
+                padding_idx=_padding([owners[alias] for alias in (name, *aliases)]),
             )
         )
     weights, dropped = _apply_patterns(weights, target_modules, ignored_modules)
@@ -225,7 +227,8 @@ def _module_prefixes(name: str) -> list[str]:
     return ["", *(".".join(parts[:end]) for end in range(1, len(parts) + 1))]
 
 
-def _module_kind(owner: nn.Module) -> str | None:
+def module_kind(owner: nn.Module) -> str | None:
+    """Return the kind that a module's class gives its weights, if it does."""
     return next((_KINDS[base] for base in type(owner).__mro__ if base in _KINDS), None)
 
 
@@ -299,6 +302,12 @@ def _apply_patterns(
 
 def _as_list(patterns: Iterable[str]) -> list[str]:
     return [patterns] if isinstance(patterns, str) else list(patterns)
+
+
+def _padding(owners: list[nn.Module]) -> int | None:
+    """Return the row that stays zero: the padding row, if nothing but padded lookups reads it."""
+    found = {getattr(owner, "padding_idx", None) for owner in owners}
+    return found.pop() if len(found) == 1 else None
 
 
 def _refuse_embedding(owner: nn.Module, name: str) -> None:

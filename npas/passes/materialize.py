@@ -8,8 +8,9 @@ from torch import nn
 
 from npas.bank import Bank
 from npas.errors import NpasError
-from npas.leaf import HOOKS, Leaf
+from npas.leaf import Leaf
 from npas.module import Shapeshifter
+from npas.passes.trace import HOOKS
 
 
 def materialize(ssn: nn.Module) -> nn.Module:
@@ -49,12 +50,13 @@ def materialize(ssn: nn.Module) -> nn.Module:
             weight = nn.Parameter(bank.generate(layer.name).clone())
         for name in (layer.name, *layer.aliases):
             owner, _, local = name.rpartition(".")
-            result.get_submodule(owner)._parameters[local] = weight
+            setattr(result.get_submodule(owner), local, weight)
     return result
 
 
 def _open(leaf: Leaf) -> nn.Module:
-    inner = leaf.inner
+    """Return the module inside, with the hooks that were put on the leaf since."""
     for name in HOOKS:
-        inner.__dict__[name] = leaf.__dict__[name]
-    return inner
+        if leaf.__dict__.get(name):
+            leaf.inner.__dict__[name].update(leaf.__dict__[name])
+    return leaf.inner

@@ -71,7 +71,8 @@ def rewrite(model: nn.Module, trace: Trace, plan: Plan) -> Rewritten:
     root = clone_module(model, _replacements(model, generated, parameters))
     for name in generated:
         owner, _, local = name.rpartition(".")
-        root.get_submodule(owner)._parameters[local] = None
+        # By assignment, which recurrent layers follow in the list that they keep.
+        setattr(root.get_submodule(owner), local, None)
     same = trace.graphs[True] is trace.graphs[False]
     graphs: dict[bool, fx.Graph] = {}
     for mode in (True, False) if not same else (True,):
@@ -81,7 +82,7 @@ def rewrite(model: nn.Module, trace: Trace, plan: Plan) -> Rewritten:
     if banks:
         if hasattr(root, "npas"):
             raise NpasError("the model has an attribute 'npas', where the banks would stand")
-        root.npas = nn.ModuleDict({"banks": nn.ModuleDict(banks)})
+        root.npas = nn.ModuleDict({"banks": nn.ModuleDict(banks)}).train(root.training)
     return Rewritten(root, graphs, banks, live)
 
 
@@ -198,6 +199,7 @@ def _rows_only(
     looked_up: set[str] = set()
     otherwise: set[str] = set()
     inside = _by_module(generated)
+    padding = {layer.name: layer.padding_idx for layer in plan.layers}
     for graph in set(trace.graphs.values()):
         for node in graph.nodes:
             if node.op == "get_attr" and node.target in generated:
@@ -210,6 +212,7 @@ def _rows_only(
                         type(module) is nn.Embedding
                         and not has_hooks(module)
                         and not module.scale_grad_by_freq
+                        and module.padding_idx == padding[generated[name]]
                     )
                     (looked_up if plain else otherwise).add(generated[name])
     two_dimensional = {layer.name for layer in plan.layers if len(layer.shape) == 2}

@@ -16,11 +16,12 @@ from torch import fx, nn
 
 from npas.errors import NpasError, TraceError
 
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
+_CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = (
+    *_CALL_HOOKS,
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
     "_state_dict_hooks",
     "_state_dict_pre_hooks",
     "_load_state_dict_pre_hooks",
@@ -59,19 +60,17 @@ def clone_module(model: nn.Module, tensors: Mapping[int, torch.Tensor]) -> nn.Mo
         NpasError: if something the module holds cannot be copied.
     """
     memo: dict[int, Any] = {key: value for key, value in tensors.items()}
+    for module in model.modules():
+        # A deep copy of a hook that is a bound method would copy the object it reports to.
+        held = module.__dict__
+        memo |= {id(held[name]): copy.copy(held[name]) for name in HOOKS if name in held}
     try:
-        clone = copy.deepcopy(model, memo)
+        return copy.deepcopy(model, memo)
     except Exception as error:
         raise NpasError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); npas "
             "never changes the model it is given, so it needs copy.deepcopy(model) to work"
         ) from error
-    # A deep copy of a hook that is a bound method would copy the object it reports to.
-    for original, copied in zip(model.modules(), clone.modules(), strict=True):
-        for name in _HOOKS:
-            if name in original.__dict__:
-                copied.__dict__[name] = copy.copy(original.__dict__[name])
-    return clone
 
 
 def shares_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
@@ -83,7 +82,7 @@ def shares_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
 
 def has_hooks(module: nn.Module) -> bool:
     """Tell whether calling the module runs hooks that a trace through it would freeze."""
-    return any(module.__dict__.get(name) for name in _HOOKS[:4])
+    return any(module.__dict__.get(name) for name in _CALL_HOOKS)
 
 
 def trace(
