@@ -111,7 +111,7 @@ def compile(
         frontend: ``"auto"`` or ``"fx"``.
         backend: ``"auto"``: the path for the device the bank is on.
         schedule: ``"auto"`` or ``"layer"``: weights are generated where they are used first;
-            ``"bank"``: all weights of a bank at once.
+            ``"bank"``: all weights of a bank at once, which holds them all and recomputes none.
         recompute: whether generated weights are made again for the backward pass instead of being
             kept; ``"auto"`` does it wherever autograd allows.
         calibrate: a batch (a tensor, a tuple of positional or a dict of keyword inputs): gains are
@@ -129,11 +129,6 @@ def compile(
     _check_choice("backend", backend, ("auto",))
     if recompute != "auto" and not isinstance(recompute, bool):
         raise NpasError(f"recompute={recompute!r} must be 'auto', True or False")
-    if schedule == "bank" and recompute is True:
-        raise NpasError(
-            "schedule='bank' holds all weights of a bank, so nothing is left to recompute; use "
-            "schedule='layer', or recompute='auto'"
-        )
     check_init(init)
     check_schedule(schedule)
     request = _request(budget, plan, plan_arguments)
