@@ -131,13 +131,13 @@ def _allocate_as(ssn: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
         if saved is None or id(old) in new or (saved.dtype == old.dtype and not old.is_meta):
             continue
         made = torch.empty_like(saved, device="cpu" if old.is_meta else old.device)
-        if isinstance(old, nn.Parameter):
-            made = nn.Parameter(made, requires_grad=old.requires_grad)
-        new[id(old)] = made
+        kept = isinstance(old, nn.Parameter)
+        new[id(old)] = nn.Parameter(made, requires_grad=old.requires_grad) if kept else made
     for module in ssn.modules():
         holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for held in holders:
-            held.update({name: new[id(old)] for name, old in held.items() if id(old) in new})
+            for name, tensor in held.items():
+                held[name] = new.get(id(tensor), tensor)
 
 
 def _read(path: Path) -> tuple[Mapping[str, str], dict[str, torch.Tensor]]:
