@@ -134,7 +134,7 @@ def _allocate_as(ssn: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
         kept = isinstance(old, nn.Parameter)
         new[id(old)] = nn.Parameter(made, requires_grad=old.requires_grad) if kept else made
     for module in ssn.modules():
-        holders: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        holders: list[Any] = [module._parameters, module._buffers]
         for held in holders:
             for name, tensor in held.items():
                 held[name] = new.get(id(tensor), tensor)
