@@ -34,7 +34,7 @@ from npas.recompute import LiveWeights
 BUDGETS = ("1.4%", "5%", "10%", "34.7%", "50%", "75%", "100%", "200%", "400%")
 GROUPS = ("auto", "own", "single", "random", "by_shape", "repeated")
 REFERENCE = ("wrn-28-10", "wrn-16-1", "mlp", "transformer", "recurrent")
-console = Console(width=120)
+console = Console(width=132)
 
 
 @dataclass
