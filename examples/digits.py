@@ -166,7 +166,7 @@ def plot_results(runs: dict[str, list[Run]], path: Path) -> None:
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one seed, two epochs")
     parser.add_argument("--out", type=Path, default=Path("demo"))

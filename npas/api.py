@@ -1,5 +1,6 @@
 """The public calls: plan, compile, and what one does with the result."""
 
+import warnings
 from collections.abc import Iterable, Mapping as MappingType, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -9,8 +10,8 @@ from torch import nn
 
 from npas.bank import Bank, banks_of
 from npas.calibrate import calibrate_gains
-from npas.errors import NpasError
-from npas.init import check_init, initialise, zero_layers
+from npas.errors import NpasError, NpasWarning
+from npas.init import check_init, initialise, with_gains, zero_layers
 from npas.module import Shapeshifter
 from npas.naming import nearest
 from npas.passes.collect import Inventory, collect
@@ -147,10 +148,26 @@ def compile(
         plan = run("plan", make_plan, model, traced, inventory, request)
     ssn = assemble(run, model, traced, plan, schedule=schedule, recompute=bool(recompute))
     starts = run("initialise", initialise, plan, banks_of(ssn), weights, init)
+    notes: tuple[str, ...] = ()
     if calibrate is not None:
-        run("calibrate", calibrate_gains, ssn, model, traced, calibrate)
-    ssn._npas.report = replace(ssn._npas.report, starts=starts, passes=tuple(run.records))
+        skipped = run("calibrate", calibrate_gains, ssn, model, traced, calibrate)
+        starts, notes = with_gains(starts, banks_of(ssn)), _not_calibrated(skipped)
+    ssn._npas.report = replace(
+        ssn._npas.report, starts=starts, passes=tuple(run.records), notes=notes
+    )
     return ssn
+
+
+def _not_calibrated(layers: tuple[str, ...]) -> tuple[str, ...]:
+    if not layers:
+        return ()
+    more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
+    note = (
+        f"calibrate left {', '.join(layers[:5])}{more} alone: a module that is kept whole reads "
+        "several generated weights at once"
+    )
+    warnings.warn(note, NpasWarning, stacklevel=3)
+    return (note,)
 
 
 def _collect(

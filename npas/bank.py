@@ -27,6 +27,13 @@ class _Slot:
     scale: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Cache:
+    key: object
+    sources: list[torch.Tensor]
+    weights: dict[str, torch.Tensor]
+
+
 class Bank(nn.Module):
     """One shared flat parameter (theta_j of the paper) and what turns it into weights.
 
@@ -80,7 +87,7 @@ class Bank(nn.Module):
         self._unit_gain = False
         self._live = live
         self._rows_only = rows_only
-        self._cache: tuple[Any, dict[str, torch.Tensor]] | None = None
+        self._cache: _Cache | None = None
 
     def extra_repr(self) -> str:
         """Return the sizes for ``print``."""
@@ -276,9 +283,10 @@ class Bank(nn.Module):
             torch.is_inference_mode_enabled(),
             tuple((source.untyped_storage()._cdata, source._version) for source in sources),
         )
-        if self._cache is None or self._cache[0] != key:
-            self._cache = (key, self._generate_all())
-        return self._cache[1]
+        if self._cache is None or self._cache.key != key:
+            # The sources are kept too: an address is one storage's only as long as that lives.
+            self._cache = _Cache(key, sources, self._generate_all())
+        return self._cache.weights
 
     def _generate_all(self) -> dict[str, torch.Tensor]:
         """Generate every weight: one launch for all layers of one dtype that have templates.

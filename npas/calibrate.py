@@ -24,7 +24,9 @@ _PASSES |= {"contiguous", torch.flatten, torch.transpose, torch.permute, torch.r
 
 
 @torch.no_grad()
-def calibrate_gains(ssn: Shapeshifter, model: nn.Module, trace: Trace, batch: Any) -> None:
+def calibrate_gains(
+    ssn: Shapeshifter, model: nn.Module, trace: Trace, batch: Any
+) -> tuple[str, ...]:
     """Rescale gains so that every operation's output has the original's standard deviation.
 
     Equal weights do not make equal activations where many layers share windows: their outputs
@@ -37,6 +39,11 @@ def calibrate_gains(ssn: Shapeshifter, model: nn.Module, trace: Trace, batch: An
         trace: the original's graphs.
         batch: a tensor, a tuple of positional or a dict of keyword inputs.
 
+    Returns:
+        The layers that were left alone: those of a module that is kept whole and reads several
+        generated weights (recurrent layers, nn.TransformerEncoder), whose parts cannot be told
+        from its output.
+
     Raises:
         NpasError: if the batch does not run through the model.
     """
@@ -47,11 +54,13 @@ def calibrate_gains(ssn: Shapeshifter, model: nn.Module, trace: Trace, batch: An
     shadow = clone_module(model, tensors).train(mode)
     before = {name: buffer.clone() for name, buffer in ssn.named_buffers()}
     original = _Measure(shadow, trace.graphs[mode])
-    with torch.random.fork_rng(devices=[]):
+    devices = {p.device for p in ssn.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
         state = torch.get_rng_state()
         _run(original, model, args, kwargs)
         torch.set_rng_state(state)  # the same dropout in both
-        _run(_Correct(ssn, original.spreads), model, args, kwargs)
+        correct = _Correct(ssn, original.spreads)
+        _run(correct, model, args, kwargs)
     for name, buffer in ssn.named_buffers():
         if not name.startswith("npas."):
             buffer.copy_(before[name])
@@ -59,6 +68,7 @@ def calibrate_gains(ssn: Shapeshifter, model: nn.Module, trace: Trace, batch: An
         mean = bank.gain.double().log().mean().exp()
         bank.theta.mul_(mean.to(bank.theta.dtype))
         bank.set_gains(bank.gain / mean)
+    return tuple(layer for _, layer in correct.layers if layer not in correct.done)
 
 
 class _Measure(fx.Interpreter):
@@ -92,7 +102,8 @@ class _Correct(fx.Interpreter):
         super().__init__(ssn, garbage_collect_values=False)
         self._spreads = spreads
         self._layers = _layers_by_node(ssn)
-        self._done: set[str] = set()
+        self.layers = dict.fromkeys(self._layers.values())
+        self.done: set[str] = set()
         self._branches: dict[fx.Node, list[_Branch]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -105,10 +116,10 @@ class _Correct(fx.Interpreter):
             read = [self._layers[n]]
         elif n in self._layers:
             return result
-        if len(read) != 1 or read[0][1] in self._done or not _is_float(result):
+        if len(read) != 1 or read[0][1] in self.done or not _is_float(result):
             return result
         bank, layer = read[0]
-        self._done.add(layer)
+        self.done.add(layer)
         nodes, total = self._way_to_sum(n)
         if total is not None:
             self._branches.setdefault(total, []).append(_Branch(layer, bank, nodes, state))

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -171,6 +172,18 @@ def _start_at_zero(bank: Bank, layer: LayerPlan) -> str:
         bank.phi[place] = 0
         return "zero"
     return "zero" if scale is not None else "fan-in"
+
+
+def with_gains(
+    starts: Mapping[str, LayerStart], banks: Mapping[str, Bank]
+) -> dict[str, LayerStart]:
+    """Return the starts with the gains that the banks hold now."""
+    found = dict(starts)
+    for bank in banks.values():
+        for name, gain in zip(bank.layer_names(), bank.gain.tolist(), strict=True):
+            if name in found:
+                found[name] = replace(found[name], gain=gain)
+    return found
 
 
 def zero_layers(names: Iterable[str], weights: Mapping[str, torch.Tensor]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ class Mapping:
     """
 
     banks: MappingType[str, tuple[str, ...]]
-    source: str
+    source: str = "mapping"
     reasons: MappingType[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from rich.table import Table
 from rich.text import Text
 
+from npas.naming import matches
 from npas.plan import LayerPlan, Plan
 
 
@@ -40,6 +41,13 @@ def plan_summary(plan: Plan) -> str:
     }
     lines = [_title(plan), ""]
     lines += [f"  {n:>13,}  {name}" for name, n in parts.items() if n]
+    if plan.n_macs:
+        share = plan.generation_macs / plan.n_macs
+        lines += [
+            "",
+            f"{plan.n_macs:,} multiply-accumulates a sample; generating every weight once takes "
+            f"{plan.generation_macs:,} ({share:.2%} at batch 1)",
+        ]
     n_banks = len(plan.banks)
     banks = f"{n_banks} bank{'s' if n_banks > 1 else ''}"
     lines += ["", f"{len(plan.layers)} layers in {banks} ({plan.groups}):"]
@@ -60,7 +68,13 @@ def plan_summary(plan: Plan) -> str:
 
 def plan_explanation(plan: Plan, name: str | None) -> str:
     """Return, for one layer or all, where its weight comes from, with whom it shares, and why."""
-    layers = plan.layers if name is None else (plan.layer(name),)
+    layers: tuple[LayerPlan, ...] = plan.layers
+    if name is not None:
+        layers = tuple(
+            layer
+            for layer in plan.layers
+            if any(matches(name, alias) for alias in (layer.name, *layer.aliases))
+        ) or (plan.layer(name),)
     return "\n\n".join(_explain(plan, layer) for layer in layers)
 
 

@@ -107,7 +107,7 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
         raise BudgetError(
             f"budget {budget.text} is {asked:,} parameters, but with k={k} templates a layer and "
             f"this mapping the model can use at most {most + inventory.n_fixed:,}; lower budget, "
-            "raise k, or use downsample='wavg' or 'emb'",
+            + ("use another downsample: rr takes one" if request.downsample == "rr" else "raise k"),
             largest=most + inventory.n_fixed,
         )
     # Demands stand in the model's order; allocate returns each bank's blocks in that order.
@@ -304,6 +304,6 @@ def _check_smallest(budget: Budget, asked: int, inventory: Inventory, least: int
         f"budget {budget.text} is {asked:,} parameters, but the smallest usable one is {total:,} "
         f"({total / inventory.n_dense:.2%} of the model): {inventory.n_fixed:,} that are kept as "
         f"they are (biases, norms, what is not allocated) and {least:,} for the banks; raise "
-        "budget, use fewer banks, or upsample='repeat'",
+        "budget, or use fewer banks or an upsample mode without masks where that is possible",
         smallest=total,
     )

@@ -20,7 +20,14 @@ def param_groups(module: nn.Module, weight_decay: float = 0.0) -> list[dict[str,
     Args:
         module: a compiled module (or any other).
         weight_decay: for the first group.
+
+    Raises:
+        NpasError: for what is not a module, or a negative weight decay.
     """
+    if not isinstance(module, nn.Module):
+        raise NpasError(f"param_groups takes a module, found a {type(module).__name__}")
+    if not weight_decay >= 0:
+        raise NpasError(f"weight_decay={weight_decay!r} must be 0 or more")
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     seen: set[int] = set()

@@ -246,7 +246,13 @@ def test_an_opaque_leaf_among_the_layers() -> None:
 
     torch.manual_seed(0)
     model, x = Mixed(), torch.randn(16, 5, 16)
-    ssn = compiled(model, "40%", calibrate=x)
+    with pytest.warns(npas.NpasWarning, match=r"calibrate left lstm\.weight_ih_l0"):
+        ssn = compiled(model, "40%", calibrate=x)
+    assert "lstm.weight_hh_l0" in npas.report(ssn).notes[0]
+    starts = npas.report(ssn).starts
+    for bank in banks_of(ssn):  # the report tells the gains after the correction
+        found = [starts[name].gain for name in bank.layer_names()]
+        assert found == pytest.approx(bank.gain.tolist())
     assert ssn(x).std().item() == pytest.approx(model(x).std().item(), rel=0.15)
     assert all(bool(bank.gain.isfinite().all()) for bank in banks_of(ssn))
 

@@ -136,7 +136,10 @@ class _Tracer(fx.Tracer):
         if has_hooks(m):
             self.kept[module_qualified_name] = "has hooks, which run only where it is called"
             return True
-        return super().is_leaf_module(m, module_qualified_name)
+        leaf = super().is_leaf_module(m, module_qualified_name)
+        if leaf and next(m.children(), None) is not None:
+            self.kept[module_qualified_name] = "a module of torch.nn with parts, called whole"
+        return leaf
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         try:
@@ -162,7 +165,8 @@ def _trace_with_retry(
                 raise TraceError(
                     f"fx cannot trace {type(shadow).__name__}.forward ({where}): "
                     f"{type(error).__name__}: {error}. Move the part that depends on values into "
-                    "a submodule, which npas keeps as an opaque leaf"
+                    "a submodule, or wrap the model in a module whose forward calls it: npas keeps "
+                    "what fx cannot trace as an opaque leaf"
                 ) from error
             # The whole class at once: one retry a class instead of one a block.
             opaque[type(tracer.failed)] = f"defeats fx ({where}): {_first_line(error)}"
@@ -188,17 +192,28 @@ def _restore_argument_names(
     # fx numbers the placeholders of constant arguments ("mask_1"), which breaks calls by keyword.
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     names = list(inspect.signature(model.forward).parameters)
+    for node in graph.nodes:
+        said = node.args[1] if len(node.args) == 2 else None
+        if isinstance(said, str) and "has been specialized to have value" in said:
+            node.args = (node.args[0], _specialised(said.partition(" ")[0], constants))
     for node, name in zip(placeholders, names, strict=True):
         if name not in constants:
             continue
         node.target = name
         if isinstance(constants[name], str):
             # fx asserts the value of other constants itself.
-            message = f"{name} has been specialized to have value {constants[name]!r}"
+            message = _specialised(name, constants)
             with graph.inserting_after(placeholders[-1]):
                 equal = graph.call_function(operator.eq, (node, constants[name]))
             with graph.inserting_after(equal):
                 graph.call_function(torch._assert, (equal, message))
+
+
+def _specialised(name: str, constants: Mapping[str, Any]) -> str:
+    return (
+        f"{name} has been specialized to have value {constants.get(name)!r}; to pass another, name "
+        f"it in example_inputs or example_kwargs of npas.plan or npas.compile"
+    )
 
 
 def _refuse_keywords(graph: fx.Graph) -> None:

@@ -1,0 +1,5 @@
+"""``python -m npas``: the command line."""
+
+from npas.cli import main
+
+raise SystemExit(main())
