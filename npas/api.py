@@ -11,12 +11,12 @@ from torch import nn
 from npas.bank import Bank, banks_of
 from npas.calibrate import calibrate_gains
 from npas.errors import NpasError, NpasWarning
-from npas.init import check_init, initialise, with_gains, zero_layers
+from npas.init import INITS, initialise, with_gains, zero_layers
 from npas.module import Shapeshifter
-from npas.naming import nearest
+from npas.naming import check_choice, nearest
 from npas.passes.collect import Inventory, collect
 from npas.passes.mapping import Groups
-from npas.passes.schedule import check_schedule
+from npas.passes.schedule import SCHEDULES
 from npas.passes.trace import Trace, trace
 from npas.pipeline import Recorder, assemble
 from npas.plan import Plan
@@ -126,12 +126,12 @@ def compile(
         TraceError: if the root's forward defeats the front end.
         NpasError: for arguments that do not fit.
     """
-    _check_choice("frontend", frontend, ("auto", "fx"))
-    _check_choice("backend", backend, ("auto",))
+    check_choice("frontend", frontend, ("auto", "fx"))
+    check_choice("backend", backend, ("auto",))
     if recompute != "auto" and not isinstance(recompute, bool):
         raise NpasError(f"recompute={recompute!r} must be 'auto', True or False")
-    check_init(init)
-    check_schedule(schedule)
+    check_choice("init", init, INITS)
+    check_choice("schedule", schedule, SCHEDULES)
     request = _request(budget, plan, plan_arguments)
     _check_model(model)
     if plan is not None:
@@ -226,14 +226,6 @@ def _check_model(model: object) -> None:
         raise NpasError(
             f"{type(model).__name__} is compiled by npas already; call npas.materialize on it "
             "first, or compile the original"
-        )
-
-
-def _check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise NpasError(
-            f"{argument}={value!r} is not available{nearest(str(value), choices)}; use "
-            f"{' or '.join(map(repr, choices))}"
         )
 
 

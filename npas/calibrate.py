@@ -13,7 +13,7 @@ from npas.bank import Bank, banks_of
 from npas.errors import NpasError
 from npas.module import Shapeshifter
 from npas.passes.rewrite import BANKS
-from npas.passes.trace import Trace, clone_module
+from npas.passes.trace import Trace, clone_module, shares_tensors
 
 # Corrections at one operation: a bias makes its output's scale not quite linear in the gain.
 _ROUNDS = 3
@@ -49,9 +49,7 @@ def calibrate_gains(
     """
     mode = ssn.training
     args, kwargs = _inputs(batch)
-    tensors: dict[int, torch.Tensor] = {id(p): p for p in model.parameters()}
-    tensors |= {id(b): b.clone() for b in model.buffers()}
-    shadow = clone_module(model, tensors).train(mode)
+    shadow = clone_module(model, shares_tensors(model)).train(mode)
     before = {name: buffer.clone() for name, buffer in ssn.named_buffers()}
     original = _Measure(shadow, trace.graphs[mode])
     devices = {p.device for p in ssn.parameters() if p.device.type == "cuda"}

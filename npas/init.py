@@ -7,8 +7,7 @@ from dataclasses import replace
 import torch
 
 from npas.bank import Bank
-from npas.errors import NpasError, NpasWarning
-from npas.naming import nearest
+from npas.errors import NpasWarning
 from npas.plan import LayerPlan, Plan
 from npas.report import LayerStart
 
@@ -16,14 +15,6 @@ INITS = ("random", "copy")
 # Gains this near to 1 are taken as 1 where it holds for the whole bank: the weight of a layer with
 # one template is then a view of the bank, and its scale is off by less than the promised 5%.
 _UNIT_GAIN = 0.02
-
-
-def check_init(init: str) -> None:
-    """Raise an `NpasError` for an unknown ``init``."""
-    if init not in INITS:
-        raise NpasError(
-            f"init={init!r} is unknown{nearest(str(init), INITS)}; use one of {', '.join(INITS)}"
-        )
 
 
 @torch.no_grad()

@@ -19,6 +19,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (nearest: {found[0]!r})" if found else ""
 
 
+def check_choice(argument: str, value: object, choices: Iterable[str]) -> None:
+    """Raise an `NpasError` that names the nearest choice, unless the value is one of them."""
+    known = list(choices)
+    if value not in known:
+        raise NpasError(
+            f"{argument}={value!r} is unknown{nearest(str(value), known)}; use one of "
+            f"{', '.join(known)}"
+        )
+
+
 def prefixes(name: str) -> list[str]:
     """Return ``a``, ``a.b``, ``a.b.c`` for ``a.b.c``: the modules above a weight, and it."""
     parts = name.split(".")

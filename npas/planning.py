@@ -10,7 +10,7 @@ from torch import nn
 from npas.budget import Budget, parse_budget
 from npas.errors import BudgetError, NpasError, PlanError
 from npas.mapping import Mapping
-from npas.naming import identifier, nearest, select
+from npas.naming import check_choice, identifier, nearest, select
 from npas.passes.allocate import allocate, choose_k, largest, smallest
 from npas.passes.blocks import op_graph
 from npas.passes.collect import Inventory, WeightOp
@@ -46,8 +46,8 @@ class PlanRequest:
 
     def check(self) -> Budget:
         """Check what can be checked without the model, and return the parsed budget."""
-        _check_choice("downsample", self.downsample, DOWNSAMPLE)
-        _check_choice("upsample", self.upsample, UPSAMPLE)
+        check_choice("downsample", self.downsample, DOWNSAMPLE)
+        check_choice("upsample", self.upsample, UPSAMPLE)
         _check_k("k", self.k)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise NpasError(f"seed={self.seed!r} must be a whole number")
@@ -199,14 +199,6 @@ def check_fits(plan: Plan, model: nn.Module) -> None:
         )
 
 
-def _check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise NpasError(
-            f"{argument}={value!r} is unknown{nearest(str(value), choices)}; use one of "
-            f"{', '.join(choices)}"
-        )
-
-
 def _check_k(argument: str, value: object) -> None:
     if value is None:
         return
@@ -221,9 +213,9 @@ def _check_override(pattern: str, options: object) -> None:
     for name, value in options.items():
         match name:
             case "downsample":
-                _check_choice(f"{where}: downsample", value, DOWNSAMPLE)
+                check_choice(f"{where}: downsample", value, DOWNSAMPLE)
             case "upsample":
-                _check_choice(f"{where}: upsample", value, UPSAMPLE)
+                check_choice(f"{where}: upsample", value, UPSAMPLE)
             case "k":
                 if value is None:
                     raise NpasError(f"{where}: k=None must be a whole number of templates")

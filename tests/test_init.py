@@ -9,8 +9,9 @@ from torch import nn
 import npas
 from npas.bank import Bank
 from npas.errors import NpasError, NpasWarning
-from npas.init import check_init, spread, zero_layers
+from npas.init import INITS, spread, zero_layers
 from npas.module import Shapeshifter
+from npas.naming import check_choice
 
 pytestmark = pytest.mark.pure
 
@@ -420,4 +421,4 @@ def test_masks_start_as_signs() -> None:
 def test_an_unknown_init(wrong: Any) -> None:
     with pytest.raises(NpasError, match=rf"init={wrong!r} is unknown"):
         npas.compile(Net(), "30%", init=wrong)
-    check_init("random")
+    check_choice("init", "random", INITS)

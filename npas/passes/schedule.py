@@ -6,21 +6,10 @@ from collections.abc import Mapping
 
 from torch import fx
 
-from npas.errors import NpasError
-from npas.naming import nearest
 from npas.passes.rewrite import BANKS
 from npas.plan import Plan
 
 SCHEDULES = ("auto", "layer", "bank")
-
-
-def check_schedule(how: str) -> None:
-    """Raise an `NpasError` for an unknown schedule."""
-    if how not in SCHEDULES:
-        raise NpasError(
-            f"schedule={how!r} is unknown{nearest(str(how), SCHEDULES)}; use one of "
-            f"{', '.join(SCHEDULES)}"
-        )
 
 
 def schedule_all(graphs: Mapping[bool, fx.Graph], plan: Plan, how: str) -> dict[bool, fx.Graph]:

@@ -8,8 +8,9 @@ from torch import fx, nn
 import npas
 from npas.errors import NpasError
 from npas.module import Shapeshifter
+from npas.naming import check_choice
 from npas.passes.rewrite import rewrite
-from npas.passes.schedule import SCHEDULES, check_schedule, schedule, schedule_all
+from npas.passes.schedule import SCHEDULES, schedule, schedule_all
 from npas.passes.trace import trace
 
 pytestmark = pytest.mark.pure
@@ -130,7 +131,7 @@ def test_a_bank_named_like_a_layer() -> None:
 
 @pytest.mark.parametrize("how", SCHEDULES)
 def test_known_schedules(how: str) -> None:
-    check_schedule(how)
+    check_choice("schedule", how, SCHEDULES)
 
 
 def test_an_unknown_schedule() -> None:
