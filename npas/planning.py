@@ -95,7 +95,7 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
             max(sizes[name] for name in names) for names in mapping.banks.values()
         )
     available = asked - inventory.n_fixed
-    free = request.groups in _FREE_GROUPS and request.n_banks is None
+    free = request.groups in _FREE_GROUPS and request.n_banks is None and not budget.largest
     if free and available < smallest(demands):
         # Each bank has a smallest size of its own, so one bank is what fits if anything does.
         mapping, demands = mapped(1)
