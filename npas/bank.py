@@ -1,17 +1,28 @@
 """A bank at run time: one shared flat parameter, and the weights made from it."""
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
 
-from npas.kernels import combine, gather_combine, gather_tile_mask, interpolate, tile_mask
+from npas.generation import (
+    Call,
+    Combine,
+    CombineRows,
+    Factors,
+    Interpolate,
+    Sources,
+    TileMask,
+    TileMaskRows,
+    Window,
+)
+from npas.kernels.combine.table import AVERAGE, starts
 from npas.passes.demand import EMBEDDING
 from npas.plan import LayerPlan, Plan
-from npas.recompute import LiveWeights, Recipe, can_recompute
+from npas.recompute import LiveWeights, Recipe, can_recompute, can_sink
 
 # Their operators run in autocast's dtype, so the weight is made in it and not cast again.
 _AUTOCAST_KINDS = frozenset({"linear", "conv", "transposed conv"})
@@ -25,6 +36,13 @@ class _Slot:
     index: int
     coefficient: int  # offset in alpha (wavg) or row of phi (emb)
     scale: int | None
+    offset: int  # of the layer's coefficients in `Sources.coef`, or AVERAGE
+
+    @property
+    def row(self) -> tuple[int, int, int, int, int]:
+        """The layer's row of `combine`'s table."""
+        layer = self.layer
+        return layer.base, layer.stride, layer.k, layer.n, self.offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +79,7 @@ class Bank(nn.Module):
         device: torch.device,
         live: LiveWeights,
         rows_only: frozenset[str] = frozenset(),
+        backend: str = "auto",
     ) -> None:
         """Allocate the bank's parameters, not initialised (`npas.init.initialise` does that)."""
         super().__init__()
@@ -87,6 +106,7 @@ class Bank(nn.Module):
         self._unit_gain = False
         self._live = live
         self._rows_only = rows_only
+        self._backend = backend
         self._cache: _Cache | None = None
 
     def extra_repr(self) -> str:
@@ -144,7 +164,8 @@ class Bank(nn.Module):
 
     def generate(self, layer: str) -> torch.Tensor:
         """Return a layer's weight, made now and in the bank's dtype, with grad where enabled."""
-        return self._make(self._slots[layer], self.theta.dtype)
+        slot = self._slots[layer]
+        return self._finish(slot.layer, self._run(self._call([slot], self.theta.dtype)))
 
     def layer_names(self) -> tuple[str, ...]:
         """Return the names of the bank's layers, in the order of ``gain``."""
@@ -167,42 +188,58 @@ class Bank(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_cache": None}
 
-    def _coefficients(self, slot: _Slot) -> torch.Tensor:
-        """Return the layer's coefficients times its gain: [max(1, K_i)]."""
-        layer = slot.layer
-        gain = self.gain[slot.index]
-        if layer.has_coefficients and layer.downsample == "wavg":
-            assert self.alpha is not None
-            return self.alpha[slot.coefficient : slot.coefficient + layer.k] * gain
-        if layer.has_coefficients:
-            assert self.phi is not None and self.projection is not None and self.bias is not None
+    def sources(self) -> Sources:
+        """Return what the weights are made from, with grad where enabled."""
+        empty = self.theta.new_empty(0)
+        parts: list[torch.Tensor] = [] if self.alpha is None else [self.alpha]
+        if self.phi is not None:
+            assert self.projection is not None and self.bias is not None
             # Written as a sum: a matrix product would run in bf16 under autocast.
-            product = self.projection[: layer.k] * self.phi[slot.coefficient]
-            return (product.sum(dim=1) + self.bias[: layer.k]) * gain
-        constant = gain / max(1, layer.k)
-        if slot.scale is not None:
-            assert self.scale is not None
-            constant = constant * self.scale[slot.scale]
-        return constant.expand(max(1, layer.k))
+            product = (self.phi[:, None, :] * self.projection).sum(dim=2) + self.bias
+            parts.append(product.flatten())
+        for slot in self._slots.values():
+            if slot.scale is not None:
+                assert self.scale is not None
+                k = max(1, slot.layer.k)
+                parts.append((self.scale[slot.scale] / k).expand(k))
+        # With one kind of coefficient, the usual case, they are read where they are.
+        coef = empty if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
+        return Sources(self.theta, coef, empty if self.mask is None else self.mask)
+
+    def _run(self, call: Call) -> torch.Tensor:
+        """Make what a call makes, with grad where enabled."""
+        if self._backend != "reference" and can_sink():
+            return self._live.forward_of(self).run(call)
+        return call.make(self.sources())
 
     def _is_view(self, slot: _Slot) -> bool:
         return self._unit_gain and slot.layer.k == 1 and slot.scale is None
 
-    def _make(self, slot: _Slot, dtype: torch.dtype) -> torch.Tensor:
-        layer = slot.layer
-        if self._is_view(slot) and dtype == self.theta.dtype:
-            weight = self.theta[layer.base : layer.base + layer.n]
-        else:
-            coefficients = self._coefficients(slot)
-            if layer.k:
-                table = (layer.base, layer.stride, layer.k, layer.n, 0)
-                weight = combine(self.theta, coefficients, table, dtype)
-            elif layer.upsample == "inter":
-                rows, columns = layer.shape[0], layer.n // layer.shape[0]
-                weight = interpolate(self.theta, coefficients, rows, columns, dtype)
-            else:
-                weight = tile_mask(self.theta, self._mask(layer), coefficients, layer.n, dtype)
-        return self._finish(layer, weight)
+    def _gains(self, slots: Sequence[_Slot]) -> torch.Tensor:
+        first, last = slots[0].index, slots[-1].index
+        if last - first == len(slots) - 1:
+            return self.gain[first : last + 1]
+        return self.gain[torch.tensor([slot.index for slot in slots], device=self.gain.device)]
+
+    def _call(self, slots: Sequence[_Slot], dtype: torch.dtype) -> Call:
+        """Return the call that makes the weights of layers that one op can make together."""
+        layer = slots[0].layer
+        if self._is_view(slots[0]) and dtype == self.theta.dtype:
+            return Window(layer.base, layer.n)
+        if layer.k:
+            table = tuple(chain.from_iterable(slot.row for slot in slots))
+            gain = None if self._unit_gain else self._gains(slots)
+            return Combine(table, gain, dtype, self._backend)
+        if layer.upsample == "inter":
+            columns = layer.n // layer.shape[0]
+            factors = self._factors(slots)
+            return Interpolate(layer.shape[0], columns, factors, dtype, self._backend)
+        sizes = [slot.layer.n for slot in slots]
+        masked = layer.upsample == "mask"
+        return TileMask(sizes, self._factors(slots), masked, dtype, self._backend)
+
+    def _factors(self, slots: Sequence[_Slot]) -> Factors:
+        return Factors(self._gains(slots), tuple(slot.offset for slot in slots))
 
     def _finish(self, layer: LayerPlan, flat: torch.Tensor) -> torch.Tensor:
         weight = flat.view(layer.shape)
@@ -211,42 +248,33 @@ class Bank(nn.Module):
         empty = weight.new_zeros(layer.shape[1:])
         return torch.select_scatter(weight, empty, 0, layer.padding_idx)
 
-    def _mask(self, layer: LayerPlan) -> torch.Tensor:
-        if layer.upsample == "mask":
-            assert self.mask is not None
-            return self.mask
-        return self.theta.new_empty(0)
-
     def _weight(self, slot: _Slot) -> torch.Tensor:
         dtype = self._dtype(slot.layer)
-        weight = self._make(slot, dtype)
-        if weight.requires_grad and not self._is_view(slot) and can_recompute():
-            sources = tuple(self._sources())
-            versions = tuple(source._version for source in sources)
-            make = functools.partial(self._make, slot, dtype)
-            self._live.add(weight, Recipe(make, sources, versions, slot.layer.name))
+        call = self._call([slot], dtype)
+        weight = self._finish(slot.layer, self._run(call))
+        if weight.requires_grad and not isinstance(call, Window) and can_recompute():
+            tensors = tuple(self._tensors())
+            versions = tuple(tensor._version for tensor in tensors)
+
+            def make() -> torch.Tensor:
+                return self._finish(slot.layer, call.make(self.sources()))
+
+            self._live.add(weight, Recipe(make, tensors, versions, slot.layer.name))
         return weight
 
     def _rows(self, slot: _Slot, rows: torch.Tensor) -> torch.Tensor:
-        layer = slot.layer
+        layer, dtype = slot.layer, self.theta.dtype
         columns = layer.n // layer.shape[0]
-        if layer.k:
-            table = (layer.base, layer.stride, layer.k, layer.n, 0)
-            found = gather_combine(
-                self.theta, self._coefficients(slot), table, columns, rows, self.theta.dtype
-            )
-        elif layer.upsample == "inter":
-            weight = self._make(slot, self.theta.dtype).view(layer.shape[0], columns)
-            return weight[rows].view(*rows.shape, *layer.shape[1:])
+        if layer.upsample == "inter" and not layer.k:
+            weight = self._run(self._call([slot], dtype)).view(layer.shape[0], columns)
+            found = weight[rows].view(*rows.shape, *layer.shape[1:])
+        elif layer.k:
+            gain = None if self._unit_gain else self._gains([slot])
+            found = self._run(CombineRows(slot.row, gain, columns, rows, dtype, self._backend))
         else:
-            found = gather_tile_mask(
-                self.theta,
-                self._mask(layer),
-                self._coefficients(slot),
-                layer.n,
-                columns,
-                rows,
-                self.theta.dtype,
+            factors, masked = self._factors([slot]), layer.upsample == "mask"
+            found = self._run(
+                TileMaskRows(layer.n, factors, masked, columns, rows, dtype, self._backend)
             )
         if layer.padding_idx is not None:
             found = found.masked_fill((rows == layer.padding_idx).unsqueeze(-1), 0)
@@ -262,7 +290,7 @@ class Bank(nn.Module):
             return None
         return torch.get_autocast_dtype(device)
 
-    def _sources(self) -> list[torch.Tensor]:
+    def _tensors(self) -> list[torch.Tensor]:
         return [*self.parameters(recurse=False), self.gain]
 
     def _may_cache(self) -> bool:
@@ -271,13 +299,13 @@ class Bank(nn.Module):
             self.training
             or torch.compiler.is_compiling()
             or torch._C._are_functorch_transforms_active()
-            or any(source.is_inference() for source in self._sources())
+            or any(source.is_inference() for source in self._tensors())
         )
 
     def _all_without_grad(self) -> dict[str, torch.Tensor]:
         if not self._may_cache():
             return self._generate_all()
-        sources = self._sources()
+        sources = self._tensors()
         key = (
             self._autocast(),
             torch.is_inference_mode_enabled(),
@@ -289,32 +317,26 @@ class Bank(nn.Module):
         return self._cache.weights
 
     def _generate_all(self) -> dict[str, torch.Tensor]:
-        """Generate every weight: one launch for all layers of one dtype that have templates.
+        """Generate every weight in as few launches as there are ops.
 
-        Embeddings of which only rows are read are left out: made whole, they would cost the
-        memory of the dense weight.
+        Of one dtype, all that have templates are made together, all that are tiled with masks, and
+        all that are tiled without. Embeddings of which only rows are read are left out: made
+        whole, they would cost the memory of the dense weight.
         """
-        weights: dict[str, torch.Tensor] = {}
-        fused: dict[torch.dtype, list[tuple[str, _Slot]]] = {}
         wanted = {n: slot for n, slot in self._slots.items() if n not in self._rows_only}
+        fused: dict[object, list[_Slot]] = {}
         for name, slot in wanted.items():
             dtype = self._dtype(slot.layer)
-            if slot.layer.k and not self._is_view(slot):
-                fused.setdefault(dtype, []).append((name, slot))
-            else:
-                weights[name] = self._make(slot, dtype)
-        for dtype, members in fused.items():
-            table: list[int] = []
-            offset = 0
-            for _, slot in members:
-                layer = slot.layer
-                table += (layer.base, layer.stride, layer.k, layer.n, offset)
-                offset += layer.k
-            coefficients = torch.cat([self._coefficients(slot) for _, slot in members])
-            flat = combine(self.theta, coefficients, table, dtype)
-            pieces = flat.split([slot.layer.n for _, slot in members])
-            for (name, slot), piece in zip(members, pieces, strict=True):
-                weights[name] = self._finish(slot.layer, piece)
+            alone = (slot.layer.upsample == "inter" and not slot.layer.k) or self._is_view(slot)
+            mode = name if alone else slot.layer.upsample if not slot.layer.k else "templates"
+            fused.setdefault((dtype, mode), []).append(slot)
+        weights: dict[str, torch.Tensor] = {}
+        for slots in fused.values():
+            flat = self._run(self._call(slots, self._dtype(slots[0].layer)))
+            places, _ = starts([slot.layer.n for slot in slots])
+            for slot, start in zip(slots, places, strict=True):
+                piece = flat[start : start + slot.layer.n]
+                weights[slot.layer.name] = self._finish(slot.layer, piece)
         return {name: weights[name] for name in wanted}
 
 
@@ -328,16 +350,24 @@ def banks_of(module: nn.Module) -> dict[str, Bank]:
 
 
 def _slots(layers: tuple[LayerPlan, ...]) -> dict[str, _Slot]:
-    slots: dict[str, _Slot] = {}
+    wavg = [x for x in layers if x.has_coefficients and x.downsample == "wavg"]
+    emb = [x for x in layers if x.has_coefficients and x.downsample != "wavg"]
+    k_emb = max((x.k for x in emb), default=0)
     n_alpha = n_phi = n_scales = 0
+    first_emb = sum(x.k for x in wavg)
+    end = first_emb + len(emb) * k_emb
+    slots: dict[str, _Slot] = {}
     for index, layer in enumerate(layers):
         scale = None
-        coefficient = 0
+        coefficient, offset = 0, AVERAGE
         if layer.has_coefficients and layer.downsample == "wavg":
-            coefficient, n_alpha = n_alpha, n_alpha + layer.k
+            coefficient = offset = n_alpha
+            n_alpha += layer.k
         elif layer.has_coefficients:
-            coefficient, n_phi = n_phi, n_phi + 1
+            coefficient, offset = n_phi, first_emb + n_phi * k_emb
+            n_phi += 1
         elif layer.scale:
-            scale, n_scales = n_scales, n_scales + 1
-        slots[layer.name] = _Slot(layer, index, coefficient, scale)
+            scale, offset = n_scales, end
+            n_scales, end = n_scales + 1, end + max(1, layer.k)
+        slots[layer.name] = _Slot(layer, index, coefficient, scale, offset)
     return slots

@@ -7,7 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from npas.plan import Plan
-from npas.recompute import LiveWeights, can_recompute, recompute_scope
+from npas.recompute import LiveWeights, can_recompute, can_sink, recompute_scope
 from npas.report import Report
 
 
@@ -51,10 +51,14 @@ class Shapeshifter(fx.GraphModule):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run forward, keeping recipes instead of generated weights for the backward pass."""
-        if self._npas.recompute and can_recompute():
-            with recompute_scope(self._npas.live):
+        if not can_sink():
+            return super().__call__(*args, **kwargs)
+        live = self._npas.live
+        with live.forward_pass():
+            if not self._npas.recompute or not can_recompute():
                 return super().__call__(*args, **kwargs)
-        return super().__call__(*args, **kwargs)
+            with recompute_scope(live):
+                return super().__call__(*args, **kwargs)
 
     def train(self, mode: bool = True) -> "Shapeshifter":
         """Set the mode, and the graph that belongs to it."""

@@ -1,13 +1,24 @@
 """Recomputation: generated weights are not kept for the backward pass but made again there."""
 
 import contextlib
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+
+from npas.generation import Forward, Sources
+
+
+class Generates(Protocol):
+    """A bank."""
+
+    def sources(self) -> Sources:
+        """Return what its weights are made from."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +53,7 @@ class Recipe:
 
 
 class LiveWeights:
-    """The generated weights that are alive now, by storage.
+    """The generated weights that are alive now, by storage, and the banks of a forward pass.
 
     One object a compiled module, shared by its banks; copies and pickles start empty.
     """
@@ -50,6 +61,26 @@ class LiveWeights:
     def __init__(self) -> None:
         """Start with none."""
         self._recipes: dict[int, tuple[weakref.ref[torch.Tensor], Recipe]] = {}
+        self._pass = threading.local()
+
+    @contextlib.contextmanager
+    def forward_pass(self) -> Iterator[None]:
+        """Let every bank take part once in what this thread runs inside."""
+        outer = getattr(self._pass, "banks", None)
+        self._pass.banks = {}
+        try:
+            yield
+        finally:
+            self._pass.banks = outer
+
+    def forward_of(self, bank: Generates) -> Forward:
+        """Return how a bank takes part in the forward pass that this thread runs."""
+        banks: dict[int, Forward] | None = getattr(self._pass, "banks", None)
+        if banks is None:
+            return Forward(bank.sources())
+        if id(bank) not in banks:
+            banks[id(bank)] = Forward(bank.sources())
+        return banks[id(bank)]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LiveWeights":
         """Return an empty one: a copy of a module has generated nothing yet."""
@@ -131,11 +162,15 @@ def _autograd() -> Any:
     return getattr(torch._C, "_autograd")  # noqa: B009 (missing from torch's stubs)
 
 
-def can_recompute() -> bool:
-    """Tell whether saved-tensor hooks work here: eager mode, with grad, outside functorch."""
+def can_sink() -> bool:
+    """Tell whether gradients can be added up in place: eager mode, with grad, no torch.func."""
     return (
         torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
-        and _autograd()._saved_tensors_hooks_is_enabled()
     )
+
+
+def can_recompute() -> bool:
+    """Tell whether saved-tensor hooks work here: where `can_sink` holds, and none forbids them."""
+    return can_sink() and _autograd()._saved_tensors_hooks_is_enabled()

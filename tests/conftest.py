@@ -2,6 +2,10 @@
 
 import os
 
+# The kernels of the `interpret` tier run in Triton's interpreter, which is chosen when Triton is
+# imported. What needs its compiler runs in a process of its own.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import pytest
 import torch
 

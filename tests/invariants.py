@@ -243,13 +243,13 @@ def reference_weight(
     coefficients = coefficients * gain.double()
     theta = parameters["theta"]
     if layer.k:
-        flat = combine(theta, coefficients, (layer.base, layer.stride, layer.k, layer.n, 0))
+        flat = combine(theta, coefficients, None, (layer.base, layer.stride, layer.k, layer.n, 0))
     elif layer.upsample == "inter":
         rows, columns = layer.shape[0], layer.n // layer.shape[0]
         flat = interpolate(theta, coefficients, rows, columns)
     else:
         mask = parameters["mask"] if layer.upsample == "mask" else _NONE
-        flat = tile_mask(theta, mask, coefficients, layer.n)
+        flat = tile_mask(theta, mask, coefficients, [layer.n])
     weight = flat.view(layer.shape)
     if layer.padding_idx is not None:
         keep = torch.ones(layer.shape[0], 1, dtype=torch.float64)

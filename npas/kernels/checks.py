@@ -64,3 +64,15 @@ def check_ids(op: str, ids: torch.Tensor, device: torch.device, n: int, cols: in
             f"{op}: ids must lie between 0 and {n // cols - 1}, the rows of the weight, found "
             f"{low} to {high}"
         )
+
+
+def check_gain(op: str, theta: torch.Tensor, gain: torch.Tensor | None, n_rows: int) -> None:
+    """Check the fixed factors of a call's weights.
+
+    Raises:
+        ValueError: if there is not one for each weight, on the bank's device.
+    """
+    if gain is not None:
+        check_vectors(op, theta=theta, gain=gain)
+        if gain.numel() != n_rows:
+            raise ValueError(f"{op}: gain must have shape [{n_rows}], found {tuple(gain.shape)}")

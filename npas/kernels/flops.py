@@ -10,7 +10,7 @@ else.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,73 +20,82 @@ from npas.kernels.combine.table import Row, rows_of
 
 Shape = Sequence[int]
 
-_npas = torch.ops.npas
 
-
-@register_flop_formula(_npas.combine)
-def combine_flops(theta: Shape, coef: Shape, table: Sequence[int], *_: Any, **__: Any) -> int:
+def _combine(theta: Shape, coef: Shape, gain: object, table: Sequence[int]) -> int:
     """Return 2 * sum of k * n."""
     return sum(2 * row.k * row.n for row in rows_of(table))
 
 
-@register_flop_formula(_npas.combine_backward)
-def combine_backward_flops(
-    grad: Shape,
-    theta: Shape,
-    coef: Shape,
-    table: Sequence[int],
-    needs: Sequence[bool],
-    **_: Any,
-) -> int:
-    """Return 2 * sum of k * n for each gradient needed."""
-    return sum(needs) * combine_flops(theta, coef, table)
-
-
-@register_flop_formula(_npas.gather_combine)
-def gather_combine_flops(
-    theta: Shape, coef: Shape, table_row: Sequence[int], cols: int, ids: Shape, *_: Any, **__: Any
+def _gather_combine(
+    theta: Shape, coef: Shape, gain: object, table_row: Sequence[int], cols: int, ids: Shape
 ) -> int:
     """Return 2 * k for each element looked up."""
     return 2 * Row(*table_row).k * math.prod(ids) * cols
 
 
-@register_flop_formula(_npas.gather_combine_backward)
-def gather_combine_backward_flops(
-    grad: Shape,
-    theta: Shape,
-    coef: Shape,
-    table_row: Sequence[int],
-    cols: int,
-    ids: Shape,
-    needs: Sequence[bool],
-    **_: Any,
-) -> int:
-    """Return 2 * k for each element looked up and gradient needed."""
-    return sum(needs) * gather_combine_flops(theta, coef, table_row, cols, ids)
-
-
-@register_flop_formula([_npas.tile_mask, _npas.gather_tile_mask])
-def tile_mask_flops(*_: Any, out_shape: Shape, **__: Any) -> int:
+def _tile_mask(theta: Shape, mask: Shape, coef: Shape, sizes: Sequence[int]) -> int:
     """Return 2 for each element made."""
-    return 2 * math.prod(out_shape)
+    return 2 * sum(sizes)
 
 
-@register_flop_formula([_npas.tile_mask_backward, _npas.gather_tile_mask_backward])
-def tile_mask_backward_flops(
-    grad: Shape, theta: Shape, mask: Shape, coef: Shape, *others: Any, **_: Any
-) -> int:
-    """Return 2 for each element, once for bank or coefficient and once for the mask."""
-    need_theta, need_mask, need_coef = others[-1]
-    return 2 * math.prod(grad) * ((need_theta or need_coef) + need_mask)
+def _gather_tile_mask(theta: Shape, mask: Shape, coef: Shape, n: int, cols: int, ids: Shape) -> int:
+    """Return 2 for each element made."""
+    return 2 * math.prod(ids) * cols
 
 
-@register_flop_formula(_npas.interpolate)
-def interpolate_flops(*_: Any, out_shape: Shape, **__: Any) -> int:
-    """Return 8 for each element of the weight."""
-    return 8 * math.prod(out_shape)
+def _interpolate(theta: Shape, coef: Shape, rows: int, cols: int) -> int:
+    """Return 8 for each element made."""
+    return 8 * rows * cols
 
 
-@register_flop_formula(_npas.interpolate_backward)
-def interpolate_backward_flops(grad: Shape, *_: Any, **__: Any) -> int:
-    """Return 8 for each element of the weight, whichever gradients are needed."""
-    return 8 * math.prod(grad)
+def _each(needs: Sequence[bool]) -> int:
+    """Count bank and coefficients apart: each reads grad."""
+    return sum(needs)
+
+
+def _sum_and_mask(needs: Sequence[bool]) -> int:
+    """Count bank and coefficient once: they share a sum."""
+    need_theta, need_mask, need_coef = needs
+    return (need_theta or need_coef) + need_mask
+
+
+def _once(needs: Sequence[bool]) -> int:
+    """Count one pass, whichever gradients are needed."""
+    return 1
+
+
+#: op -> FLOPs of the forward op, and how often as many the needed gradients cost.
+_FORMULAS: dict[str, tuple[Callable[..., int], Callable[[Sequence[bool]], int]]] = {
+    "combine": (_combine, _each),
+    "gather_combine": (_gather_combine, _each),
+    "tile_mask": (_tile_mask, _sum_and_mask),
+    "gather_tile_mask": (_gather_tile_mask, _sum_and_mask),
+    "interpolate": (_interpolate, _once),
+}
+
+
+def _register(
+    name: str, forward: Callable[..., int], passes: Callable[[Sequence[bool]], int]
+) -> None:
+    ops = torch.ops.npas
+
+    @register_flop_formula(getattr(ops, name))
+    def _(*args: Any, **_: Any) -> int:
+        *inputs, _dtype, _backend = args
+        return forward(*inputs)
+
+    @register_flop_formula(getattr(ops, f"{name}_backward"))
+    def _(grad: Shape, *args: Any, **_: Any) -> int:
+        *inputs, needs, _backend = args
+        return forward(*inputs) * passes(needs)
+
+    @register_flop_formula(getattr(ops, f"{name}_accumulate"))
+    def _(grad: Shape, *args: Any, **_: Any) -> int:
+        *rest, _backend = args
+        n = 3 if passes is _sum_and_mask else 2
+        inputs, buffers = rest[:-n], rest[-n:]
+        return forward(*inputs) * passes([math.prod(buffer) > 0 for buffer in buffers])
+
+
+for _name, _formula in _FORMULAS.items():
+    _register(_name, *_formula)

@@ -24,6 +24,7 @@ class Sample:
     Attributes:
         label: what is particular about it.
         sizes: elements of the float tensors, in the order of the op's arguments.
+        gains: number of weights that have a fixed gain, or None where the op takes none.
         constants: the arguments that follow, up to ``ids`` and ``dtype``.
         ids: shape of the rows looked up and how many rows there are, where the op takes ids.
     """
@@ -31,6 +32,7 @@ class Sample:
     label: str
     sizes: tuple[int, ...]
     constants: tuple[Any, ...]
+    gains: int | None = None
     ids: tuple[tuple[int, ...], int] | None = None
 
     def tensors(
@@ -43,12 +45,15 @@ class Sample:
 
     def others(self, *, device: str = "cpu", seed: int = 0) -> list[Any]:
         """Return the arguments after the float tensors, ``dtype`` excepted; rows may repeat."""
-        if self.ids is None:
-            return list(self.constants)
-        shape, n_rows = self.ids
         source = torch.Generator().manual_seed(seed)
-        ids = torch.randint(n_rows, shape, generator=source)
-        return [*self.constants, ids.to(device)]
+        found: list[Any] = []
+        if self.gains is not None:
+            found.append(torch.rand(self.gains, generator=source).add_(0.5).to(device))
+        found += self.constants
+        if self.ids is not None:
+            shape, n_rows = self.ids
+            found.append(torch.randint(n_rows, shape, generator=source).to(device))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,33 +73,34 @@ class OpSamples:
     samples: tuple[Sample, ...] = field(repr=False)
 
 
-def _combine(label: str, bank: int, *rows: tuple[int, int, int, int]) -> Sample:
-    """Build a sample from rows of (base, stride, k, n), each with coefficients of its own."""
+def _combine(label: str, bank: int, *rows: tuple[int, ...]) -> Sample:
+    """Build a sample from rows of (base, stride, k, n), each with coefficients of its own.
+
+    A fifth integer is the row's ``coef_offset``.
+    """
     table: list[int] = []
     offset = 0
-    for row in rows:
-        table += [*row, offset]
-        offset += row[2]
-    return Sample(label, (bank, offset), (table,))
+    for base, stride, k, n, *given in rows:
+        table += [base, stride, k, n, *(given or [offset])]
+        offset += 0 if given else k
+    return Sample(label, (bank, offset), (table,), gains=len(rows))
 
 
-def _gather_combine(
-    label: str, bank: int, row: tuple[int, int, int, int], cols: int, *ids: int
-) -> Sample:
+def _gather_combine(label: str, bank: int, row: tuple[int, ...], cols: int, *ids: int) -> Sample:
     base = _combine(label, bank, row)
-    return Sample(label, base.sizes, (*base.constants, cols), (ids, row[3] // cols))
+    return Sample(label, base.sizes, (*base.constants, cols), 1, (ids, row[3] // cols))
 
 
-def _tile(label: str, bank: int, n: int, *, spare: int = 0, masked: bool = True) -> Sample:
-    mask = mask_size(bank, n) + spare if masked else 0
-    return Sample(label, (bank, mask, 1), (n,))
+def _tile(label: str, bank: int, *sizes: int, spare: int = 0, masked: bool = True) -> Sample:
+    mask = mask_size(bank, max(sizes)) + spare if masked else 0
+    return Sample(label, (bank, mask, len(sizes)), (list(sizes),))
 
 
 def _gather_tile(
     label: str, bank: int, rows: int, cols: int, *ids: int, masked: bool = True
 ) -> Sample:
     base = _tile(label, bank, rows * cols, spare=4, masked=masked)
-    return Sample(label, base.sizes, (rows * cols, cols), (ids, rows))
+    return Sample(label, base.sizes, (rows * cols, cols), ids=(ids, rows))
 
 
 def _interpolate(label: str, bank: int, rows: int, cols: int) -> Sample:
@@ -125,6 +131,9 @@ SAMPLES: Mapping[str, OpSamples] = {
                 (6000, 48, 4, 63),
                 (0, 1, 2, 1),
             ),
+            _combine("averages", 2100, (0, 500, 4, 600, -1), (7, 63, 3, 63), (100, 1, 1, 1000, -1)),
+            _combine("aligned", 8192, (0, 2048, 4, 2048), (16, 1024, 3, 1024), (4096, 0, 1, 4096)),
+            _combine("ends ragged", 8192, (32, 2000, 4, 2001), (64, 1008, 2, 1015)),
             _combine("more than a cache of one template", 300_001, (0, 1, 1, 300_001)),
         ),
     ),
@@ -142,6 +151,8 @@ SAMPLES: Mapping[str, OpSamples] = {
             _tile("mask longer than needed", 63, 1000, spare=17),
             _tile("repeated", 63, 1000, masked=False),
             _tile("ragged", 1000, 4097),
+            _tile("several weights", 63, 100, 1000, 64, 189),
+            _tile("several weights, aligned", 1024, 4096, 2048, 5000),
             _tile("several periods and a rest", 4097, 9000),
             _tile("more tiles than a chunk", 100, 300_001),
         ),
@@ -173,6 +184,8 @@ SAMPLES: Mapping[str, OpSamples] = {
             _gather_combine("rows repeat", 300, (2, 75, 3, 75), 15, 40),
             _gather_combine("overlap", 1100, (5, 30, 3, 1000), 8, 4, 15),
             _gather_combine("one template", 4100, (3, 1, 1, 4097), 4097, 3),
+            _gather_combine("average", 100, (3, 30, 3, 36, -1), 4, 15),
+            _gather_combine("aligned", 512, (0, 128, 4, 128), 16, 9),
             _gather_combine("no rows", 63, (0, 20, 2, 40), 5, 0),
             _gather_combine("scalar id", 63, (0, 20, 2, 40), 5),
         ),

@@ -28,10 +28,11 @@ def call_with_gradients(
     tensors: Sequence[torch.Tensor],
     grad: torch.Tensor,
     dtype: torch.dtype | None = None,
+    backend: str = "auto",
 ) -> list[torch.Tensor]:
     """Return the output and the gradient of every tensor, zeros where there is none."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
-    out = op(*leaves, *sample.others(), dtype)
+    out = op(*leaves, *sample.others(), dtype, *([backend] if backend != "auto" else []))
     assert out.shape == grad.shape
     grads = torch.autograd.grad(out, leaves, grad.to(out.dtype), materialize_grads=True)
     return [out.detach(), *grads]
@@ -50,6 +51,7 @@ def compare(
     dtype: torch.dtype,
     out_dtype: torch.dtype,
     op: Op | None = None,
+    backend: str = "auto",
 ) -> None:
     """Compare output and gradients with the reference in float64, on the same rounded inputs.
 
@@ -64,6 +66,7 @@ def compare(
         dtype: of the float tensors.
         out_dtype: of the output.
         op: what to compare with the reference instead of the case's op.
+        backend: of the op.
 
     Raises:
         AssertionError: naming what differs, by how much, and what was allowed.
@@ -76,7 +79,7 @@ def compare(
     sums = call_with_gradients(reference, sample, squares, grad.double().square())
     eager = call_with_gradients(reference, sample, tensors, grad, out_dtype)
     with uninitialised_is_nan():
-        found = call_with_gradients(op, sample, tensors, grad, out_dtype)
+        found = call_with_gradients(op, sample, tensors, grad, out_dtype, backend)
     for index, (ours, theirs, right, total) in enumerate(
         zip(found, eager, exact, sums, strict=True)
     ):
@@ -91,7 +94,9 @@ def compare(
         if wanted == kept:
             allowed += 2 * (theirs.double() - right).abs().max().item()
         else:
-            allowed += 0.5 * torch.finfo(wanted).eps * right.abs().max().item()
+            # Triton's interpreter cuts off where a GPU and PyTorch round: a whole unit.
+            half = 1.0 if backend == "triton" and index == 0 else 0.5
+            allowed += half * torch.finfo(wanted).eps * right.abs().max().item()
         error = (ours.double() - right).abs().max().item()
         # Written so that NaN fails.
         assert error <= allowed, f"result {index}: error {error:.3g}, allowed {allowed:.3g}"

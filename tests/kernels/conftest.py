@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from npas.kernels.launch import Launch
 from npas.kernels.samples import SAMPLES
+from tests.kernels.kernel_tests import Launches
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -23,3 +25,11 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
+    """Record the kernels that run, and break one on request."""
+    found = Launches()
+    monkeypatch.setattr(Launch, "run", lambda launch: found.run(launch))
+    return found

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from npas.errors import NpasError
 from npas.kernels.samples import SAMPLES, OpSamples, Sample
 from tests.kernels.checks import Op, call_with_gradients, compare, draw_grad
 
@@ -47,6 +48,10 @@ class OpTests:
     @property
     def backward_op(self) -> Any:
         return getattr(torch.ops.npas, self.name + "_backward").default
+
+    @property
+    def accumulate_op(self) -> Any:
+        return getattr(torch.ops.npas, self.name + "_accumulate").default
 
     def flops(self, sample: Sample, n_out: int) -> tuple[int, int]:
         """FLOPs of the forward and of the whole backward op."""
@@ -108,10 +113,40 @@ class OpTests:
         tensors, others = sample.tensors(torch.float32), sample.others()
         grad = draw_grad(self.case, sample, torch.float32)
         needs = [True, False, True][: len(tensors)]
-        torch.library.opcheck(self.backward_op, (grad, *tensors, *others, needs))
+        torch.library.opcheck(self.backward_op, (grad, *tensors, *others, needs, "auto"))
+        buffers = [torch.randn_like(tensor) for tensor in tensors]
+        torch.library.opcheck(self.accumulate_op, (grad, *tensors, *others, *buffers, "auto"))
         leaves = [tensor.requires_grad_() for tensor in tensors]
-        torch.library.opcheck(self.forward_op, (*leaves, *others, torch.bfloat16))
-        torch.library.opcheck(self.forward_op, (*leaves, *others))
+        torch.library.opcheck(self.forward_op, (*leaves, *others, torch.bfloat16, "auto"))
+        torch.library.opcheck(self.forward_op, (*leaves, *others, None, "eager"))
+
+    def test_accumulate_adds(self, sample: Sample) -> None:
+        tensors, others = sample.tensors(torch.float32), sample.others()
+        grad = draw_grad(self.case, sample, torch.float32)
+        right = call_with_gradients(self.case.op, sample, tensors, grad)[1:]
+        before = [torch.randn_like(tensor) for tensor in tensors]
+        for wanted in itertools.product((False, True), repeat=len(tensors)):
+            pairs = list(zip(before, wanted, strict=True))
+            buffers = [b.clone() if want else b.new_empty(0) for b, want in pairs]
+            self.accumulate_op(grad, *tensors, *others, *buffers, "auto")
+            for buffer, start, added in zip(buffers, before, right, strict=True):
+                if buffer.numel():
+                    torch.testing.assert_close(buffer, start + added, rtol=1e-4, atol=1e-4)
+
+    def test_the_reference_on_request(self) -> None:
+        sample = self.typical
+        leaves = [tensor.requires_grad_() for tensor in sample.tensors(torch.float64)]
+        out = self.case.op(*leaves, *sample.others(), None, "reference")
+        assert torch.equal(out, self.case.reference(*leaves, *sample.others()))
+        # The definition has second derivatives, unlike the kernels.
+        first = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+        first[0].sum().backward()
+        assert all(leaf.grad is not None for leaf in leaves)
+
+    def test_an_unknown_backend_is_named(self) -> None:
+        sample = self.typical
+        with pytest.raises(NpasError, match="backend='cuda' is unknown"):
+            self.case.op(*sample.tensors(torch.float32), *sample.others(), None, "cuda")
 
     def test_deterministic_with_threads(self, sample: Sample) -> None:
         torch.set_num_threads(2)
@@ -257,4 +292,4 @@ class OpTests:
         grad = draw_grad(self.case, sample, torch.float32)
         needs = [True] * len(tensors)
         with pytest.raises(ValueError, match="grad must have shape"):
-            self.backward_op(grad[..., :-1], *tensors, *others, needs)
+            self.backward_op(grad[..., :-1], *tensors, *others, needs, "auto")

@@ -7,18 +7,18 @@ import torch
 
 from npas.kernels import combine
 from npas.kernels.combine import reference
-from npas.kernels.combine.table import rows_of
+from npas.kernels.combine.table import AVERAGE, rows_of
 from npas.kernels.samples import Sample
 from tests.kernels.checks import Op
+from tests.kernels.kernel_tests import KernelTests
 from tests.kernels.op_tests import OpTests
-
-pytestmark = pytest.mark.pure
 
 
 def wrong(theta: torch.Tensor, *others: Any) -> torch.Tensor:
     return reference.combine(theta.roll(1), *others)
 
 
+@pytest.mark.pure
 class TestCombine(OpTests):
     name = "combine"
 
@@ -31,22 +31,38 @@ class TestCombine(OpTests):
         return wrong
 
 
+@pytest.mark.interpret
+class TestCombineKernels(KernelTests):
+    name = "combine"
+
+
 def test_the_definition_element_by_element() -> None:
     theta, coef = torch.randn(90).double(), torch.randn(7).double()
     table = (3, 20, 4, 17, 1, 10, 5, 2, 33, 5)
-    expected = [
-        sum(coef[offset + t] * theta[base + t * stride + e] for t in range(k))
+    made = [
+        torch.stack(
+            [
+                sum(coef[offset + t] * theta[base + t * stride + e] for t in range(k))
+                for e in range(n)
+            ]
+        )
         for base, stride, k, n, offset in (table[:5], table[5:])
-        for e in range(n)
     ]
-    torch.testing.assert_close(reference.combine(theta, coef, table), torch.tensor(expected))
+    gap = torch.zeros(32 - 17, dtype=torch.float64)
+    found = reference.combine(theta, coef, None, table)
+    torch.testing.assert_close(found, torch.cat([made[0], gap, made[1]]))
+    gain = torch.tensor([2.0, 0.5])
+    found = reference.combine(theta, coef, gain, table)
+    torch.testing.assert_close(found, torch.cat([made[0] * 2, gap, made[1] / 2]))
+    average = reference.combine(theta, coef, None, (3, 20, 4, 17, AVERAGE))
+    torch.testing.assert_close(average, theta[3:80].unfold(0, 17, 20).mean(dim=0))
 
 
 def test_rows_may_share_coefficients() -> None:
     theta = torch.randn(40, dtype=torch.float64, requires_grad=True)
     coef = torch.randn(3, dtype=torch.float64, requires_grad=True)
     table = (0, 10, 3, 15, 0, 5, 7, 2, 12, 1)
-    found, right = (f(theta, coef, table) for f in (combine, reference.combine))
+    found, right = (f(theta, coef, None, table) for f in (combine, reference.combine))
     grads = [torch.autograd.grad(out.sin().sum(), (theta, coef)) for out in (found, right)]
     torch.testing.assert_close(grads[0], grads[1])
 
@@ -61,15 +77,31 @@ def test_rows_may_share_coefficients() -> None:
         ((0, 0, 2, 4, 0), "row 0 of the table must have base"),
         ((0, 4, 0, 4, 0), "row 0 of the table must have base"),
         ((0, 4, 1, 0, 0), "row 0 of the table must have base"),
-        ((0, 4, 2, 4, -1), "row 0 of the table must have base"),
+        ((0, 4, 2, 4, -2), "row 0 of the table must have base"),
         ((0, 4, 2, 4, 2), "row 0 of the table reads coefficient 3 of 3"),
     ],
 )
 def test_bad_tables(table: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        combine(torch.ones(10), torch.ones(3), table)
+        combine(torch.ones(10), torch.ones(3), None, table)
     with pytest.raises(ValueError, match=message):
-        combine(torch.ones(10, device="meta"), torch.ones(3, device="meta"), table)
+        combine(torch.ones(10, device="meta"), torch.ones(3, device="meta"), None, table)
+
+
+def test_bad_gains() -> None:
+    arguments = torch.ones(10), torch.ones(3)
+    with pytest.raises(ValueError, match=r"gain must have shape \[1\], found \(2,\)"):
+        combine(*arguments, torch.ones(2), (0, 4, 2, 4, 0))
+    with pytest.raises(ValueError, match="gain must be a one-dimensional floating tensor on cpu"):
+        combine(*arguments, torch.ones(1, device="meta"), (0, 4, 2, 4, 0))
+
+
+def test_no_coefficients_are_needed_to_average() -> None:
+    theta = torch.randn(10, requires_grad=True)
+    out = combine(theta, torch.empty(0), torch.tensor([3.0]), (1, 4, 2, 4, AVERAGE))
+    torch.testing.assert_close(out, 1.5 * (theta[1:5] + theta[5:9]))
+    out.sum().backward()
+    assert theta.grad is not None and theta.grad.tolist() == [0.0] + [1.5] * 8 + [0.0]
 
 
 @pytest.mark.parametrize("stride", [1000, 999, 300, 1])
@@ -80,7 +112,7 @@ def test_no_temporary_of_all_templates(stride: int) -> None:
     coef = torch.randn(k, requires_grad=True)
     profile = torch.profiler.profile(profile_memory=True, acc_events=True)
     with profile:
-        combine(theta, coef, (0, stride, k, n, 0)).sum().backward()
+        combine(theta, coef, None, (0, stride, k, n, 0)).sum().backward()
     events = profile.events()
     assert events
     largest = max(event.cpu_memory_usage for event in events)

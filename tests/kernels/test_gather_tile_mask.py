@@ -34,7 +34,7 @@ class TestGatherTileMask(OpTests):
 def test_all_rows_are_the_weight(n_mask: int, dtype: torch.dtype) -> None:
     theta, mask, coef = (torch.randn(n, dtype=torch.float64) for n in (25, n_mask, 1))
     rows = gather_tile_mask(theta, mask, coef, 104, 8, torch.arange(13, dtype=dtype))
-    torch.testing.assert_close(rows.flatten(), tile_mask(theta, mask, coef, 104))
+    torch.testing.assert_close(rows.flatten(), tile_mask(theta, mask, coef, [104]))
 
 
 @pytest.mark.parametrize("bad", [-1, 13])

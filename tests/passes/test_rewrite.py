@@ -49,17 +49,17 @@ class Calls:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[tuple[str, bool]] = []
-        make, rows = Bank._make, Bank._rows
+        make, rows = Bank._weight, Bank._rows
 
-        def count_make(bank: Bank, slot: Any, dtype: torch.dtype) -> torch.Tensor:
+        def count_make(bank: Bank, slot: Any) -> torch.Tensor:
             self.made.append((slot.layer.name, False))
-            return make(bank, slot, dtype)
+            return make(bank, slot)
 
         def count_rows(bank: Bank, slot: Any, ids: torch.Tensor) -> torch.Tensor:
             self.made.append((slot.layer.name, True))
             return rows(bank, slot, ids)
 
-        monkeypatch.setattr(Bank, "_make", count_make)
+        monkeypatch.setattr(Bank, "_weight", count_make)
         monkeypatch.setattr(Bank, "_rows", count_rows)
 
 

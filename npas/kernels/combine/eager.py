@@ -11,7 +11,7 @@ from itertools import chain
 import torch
 
 from npas.kernels.accumulate import autocast_off, sum_dtype
-from npas.kernels.combine.table import Row, output_size, rows_of
+from npas.kernels.combine.table import AVERAGE, ROW, Row, output_size, rows_of, starts
 
 # Elements of the bank that are cast to float32 at a time: 1 MB stays in the second-level cache.
 CAST_ELEMENTS = 1 << 18
@@ -56,60 +56,91 @@ def _blocks(row: Row, *, cast: bool) -> Iterator[list[_Block]]:
         yield [_Block(t, step, lo, hi) for t in range(0, row.k, step)]
 
 
+def factors_of(
+    row: Row, coef: torch.Tensor, gain: torch.Tensor | None, kept: torch.dtype
+) -> torch.Tensor:
+    """Return what a weight's templates are multiplied by: [k], its gain included."""
+    if row.offset == AVERAGE:
+        factors = coef.new_full((row.k,), 1 / row.k, dtype=kept)
+    else:
+        factors = coef[row.offset : row.offset + row.k].to(kept)
+    return factors if gain is None else factors * gain.to(kept)
+
+
+def _rows(
+    table: Sequence[int], gain: torch.Tensor | None
+) -> Iterator[tuple[Row, int, torch.Tensor | None]]:
+    """Yield each row, where its weight starts in the output, and its gain."""
+    places = starts(table[3::ROW])[0]
+    for index, (row, start) in enumerate(zip(rows_of(table), places, strict=True)):
+        yield row, start, None if gain is None else gain[index]
+
+
 def combine(
-    theta: torch.Tensor, coef: torch.Tensor, table: Sequence[int], dtype: torch.dtype
+    theta: torch.Tensor,
+    coef: torch.Tensor,
+    gain: torch.Tensor | None,
+    table: Sequence[int],
+    dtype: torch.dtype,
 ) -> torch.Tensor:
     """Generate the weights of a table; see `npas.kernels.combine.reference.combine`."""
     theta = theta.contiguous()
     kept = sum_dtype(theta, coef)
     cast = theta.dtype != kept or dtype != kept
-    coef = coef.to(kept).contiguous()
     out = theta.new_empty(output_size(table), dtype=dtype)
-    start = 0
+    end = 0
     with autocast_off(theta):
-        for row in rows_of(table):
-            part = out[start : start + row.n]
+        for row, start, own_gain in _rows(table, gain):
+            out[end:start].zero_()
+            end = start + row.n
+            factors = factors_of(row, coef, own_gain, kept)
             for blocks in _blocks(row, cast=cast):
-                weight = part[blocks[0].lo : blocks[0].hi]
+                weight = out[start + blocks[0].lo : start + blocks[0].hi]
                 total = torch.empty_like(weight, dtype=kept) if cast else weight
                 for block in blocks:
-                    templates = block.view(theta, row).to(kept).t()
-                    first = row.offset + block.t
-                    factors = coef[first : first + block.k]
-                    torch.addmv(total, templates, factors, beta=min(block.t, 1), out=total)
+                    templates = block.view(theta, row).to(kept)
+                    if row.k == 1:
+                        torch.mul(templates[0], factors, out=total)
+                        continue
+                    some = factors[block.t : block.t + block.k]
+                    torch.addmv(total, templates.t(), some, beta=min(block.t, 1), out=total)
                 if cast:
                     weight.copy_(total)
-            start += row.n
     return out
 
 
-def combine_backward(
+def accumulate(
     grad: torch.Tensor,
     theta: torch.Tensor,
     coef: torch.Tensor,
+    gain: torch.Tensor | None,
     table: Sequence[int],
-    needs: Sequence[bool],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of bank and coefficients; an empty tensor where one is not needed."""
+    d_theta: torch.Tensor,
+    d_coef: torch.Tensor,
+) -> None:
+    """Add the gradients of bank and coefficients to buffers, of no elements where not wanted."""
     theta, grad = theta.contiguous(), grad.contiguous()
-    need_theta, need_coef = needs
-    kept = sum_dtype(theta, coef)
-    coefficients = coef.to(kept).contiguous()
-    d_theta = theta.new_zeros(theta.numel() if need_theta else 0, dtype=kept)
-    d_coef = coefficients.new_zeros(coef.numel() if need_coef else 0)
+    kept = d_theta.dtype
     cast = theta.dtype != kept or grad.dtype != kept
-    start = 0
     with autocast_off(theta):
-        for row in rows_of(table):
+        for row, start, own_gain in _rows(table, gain):
+            factors = factors_of(row, coef, own_gain, kept)
+            need_coef = bool(d_coef.numel()) and row.offset != AVERAGE
+            sums = theta.new_zeros(row.k if need_coef else 0, dtype=kept)
             for block in chain.from_iterable(_blocks(row, cast=cast)):
                 part = grad[start + block.lo : start + block.hi].to(kept)
-                span = slice(row.offset + block.t, row.offset + block.t + block.k)
-                if need_theta:
-                    block.view(d_theta, row).addr_(coefficients[span], part)
+                span = slice(block.t, block.t + block.k)
+                if d_theta.numel():
+                    target = block.view(d_theta, row)
+                    if block.k == 1:
+                        target[0].addcmul_(part, factors[span])
+                    else:
+                        target.addr_(factors[span], part)
                 if need_coef:
                     templates = block.view(theta, row).to(kept)
                     for lo in range(0, len(part), SUM_COLUMNS):
                         columns = slice(lo, lo + SUM_COLUMNS)
-                        d_coef[span].addmv_(templates[:, columns], part[columns])
-            start += row.n
-    return d_theta.to(theta.dtype), d_coef.to(coef.dtype)
+                        sums[span].addmv_(templates[:, columns], part[columns])
+            if need_coef:
+                found = d_coef[row.offset : row.offset + row.k]
+                found.add_(sums if own_gain is None else sums * own_gain.to(kept))

@@ -10,6 +10,7 @@ from npas.kernels.combine import reference
 def gather_combine(
     theta: torch.Tensor,
     coef: torch.Tensor,
+    gain: torch.Tensor | None,
     table_row: Sequence[int],
     cols: int,
     ids: torch.Tensor,
@@ -20,6 +21,7 @@ def gather_combine(
     Args:
         theta: [N] the bank.
         coef: [C] coefficients.
+        gain: [1] fixed factor of the weight, or None for 1.
         table_row: (base, stride, k, n, coef_offset), see `Row`.
         cols: columns of the weight as a matrix.
         ids: int64 of any shape: rows.
@@ -28,4 +30,4 @@ def gather_combine(
     Returns:
         [*ids.shape, cols] the rows.
     """
-    return reference.combine(theta, coef, table_row, dtype).view(-1, cols)[ids]
+    return reference.combine(theta, coef, gain, table_row, dtype).view(-1, cols)[ids]

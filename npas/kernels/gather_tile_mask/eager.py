@@ -1,6 +1,6 @@
 """`gather_tile_mask` with PyTorch's own operators: the CPU path, and the fallback elsewhere."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -43,11 +43,13 @@ def gather_tile_mask(
     theta: torch.Tensor,
     mask: torch.Tensor,
     coef: torch.Tensor,
+    n: int,
     cols: int,
     ids: torch.Tensor,
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """Generate rows; see `npas.kernels.gather_tile_mask.reference.gather_tile_mask`."""
+    del n
     bank_size, kept = theta.numel(), sum_dtype(theta, mask, coef)
     flat_ids = ids.reshape(-1).to(torch.int64)
     out = theta.new_empty(flat_ids.numel(), cols, dtype=dtype)
@@ -58,18 +60,21 @@ def gather_tile_mask(
     return out.view(*ids.shape, cols)
 
 
-def gather_tile_mask_backward(
+def accumulate(
     grad: torch.Tensor,
     theta: torch.Tensor,
     mask: torch.Tensor,
     coef: torch.Tensor,
+    n: int,
     cols: int,
     ids: torch.Tensor,
-    needs: Sequence[bool],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the gradients of bank, mask and coefficient; an empty one where not needed."""
-    need_theta, need_mask, need_coef = needs
-    bank_size, kept = theta.numel(), sum_dtype(theta, mask, coef)
+    d_theta: torch.Tensor,
+    d_mask: torch.Tensor,
+    d_coef: torch.Tensor,
+) -> None:
+    """Add the gradients to buffers, of no elements where not wanted."""
+    del n
+    bank_size, kept = theta.numel(), d_theta.dtype
     flat_ids = ids.reshape(-1).to(torch.int64)
     rows, bank, scale = grad.reshape(-1, cols), theta.to(kept), coef.to(kept)
     factors = _factors(mask.to(kept), bank_size)
@@ -77,13 +82,15 @@ def gather_tile_mask_backward(
     d_factors = bank.new_zeros(0 if factors is None else factors.numel())
     for chunk in _chunks(flat_ids, cols, bank_size):
         part, position = rows[chunk.rows].to(kept).reshape(-1), chunk.position.view(-1)
-        if need_mask and factors is not None:
+        if d_mask.numel():
             d_factors.index_add_(0, chunk.factor.view(-1), part * bank[position])
-        if need_theta or need_coef:
+        if d_theta.numel() or d_coef.numel():
             if factors is not None:
                 part = part * factors[chunk.factor.view(-1)]
             total.index_add_(0, position, part)
-    d_coef = (bank * total).sum().reshape(1)[: 1 if need_coef else 0]
-    d_theta = (total * scale)[: bank_size if need_theta else 0]
-    d_mask = (d_factors[window_of(bank_size) :] * scale)[: mask.numel() if need_mask else 0]
-    return d_theta.to(theta.dtype), d_mask.to(mask.dtype), d_coef.to(coef.dtype)
+    if d_theta.numel():
+        d_theta.addcmul_(total, scale)
+    if d_mask.numel():
+        d_mask.addcmul_(d_factors[window_of(bank_size) :], scale)
+    if d_coef.numel():
+        d_coef.add_((bank * total).sum())

@@ -28,4 +28,4 @@ def gather_tile_mask(
     Returns:
         [*ids.shape, cols] the rows.
     """
-    return reference.tile_mask(theta, mask, coef, n, dtype).view(-1, cols)[ids]
+    return reference.tile_mask(theta, mask, coef, [n], dtype).view(-1, cols)[ids]

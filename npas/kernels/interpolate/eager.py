@@ -1,7 +1,5 @@
 """`interpolate` with PyTorch's own operators: the CPU path, and the fallback on other devices."""
 
-from collections.abc import Sequence
-
 import torch
 
 from npas.kernels.accumulate import autocast_off, sum_dtype
@@ -21,17 +19,17 @@ def interpolate(
     return resized.view(-1).to(dtype)
 
 
-def interpolate_backward(
+def accumulate(
     grad: torch.Tensor,
     theta: torch.Tensor,
     coef: torch.Tensor,
     rows: int,
     cols: int,
-    needs: Sequence[bool],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of bank and coefficient; an empty tensor where one is not needed."""
-    need_theta, need_coef = needs
-    kept, size = sum_dtype(theta, coef), theta.numel()
+    d_theta: torch.Tensor,
+    d_coef: torch.Tensor,
+) -> None:
+    """Add the gradients of bank and coefficient to buffers, of no elements where not wanted."""
+    kept, size = d_theta.dtype, theta.numel()
     r, c = grid_of(size, rows, cols)
     image = grad.contiguous().to(kept).view(1, 1, rows, cols)
     with autocast_off(theta):
@@ -43,6 +41,7 @@ def interpolate_backward(
     for start in range(size, r * c, size):
         rest = found[start : start + size]
         total[: rest.numel()] += rest
-    d_theta = total * coef.to(kept) if need_theta else total.new_empty(0)
-    d_coef = (theta.to(kept) * total).sum().reshape(1) if need_coef else total.new_empty(0)
-    return d_theta.to(theta.dtype), d_coef.to(coef.dtype)
+    if d_theta.numel():
+        d_theta.addcmul_(total, coef.to(kept))
+    if d_coef.numel():
+        d_coef.add_((theta.to(kept) * total).sum())

@@ -1,13 +1,10 @@
-"""The op `npas::interpolate`: dispatch, shapes for fake tensors, autograd."""
-
-from collections.abc import Sequence
+"""The op `npas::interpolate`: its arguments, and its parts."""
 
 import torch
 
-from npas.kernels.checks import check_grad
-from npas.kernels.gradient import empty_gradients, register_gradient
-from npas.kernels.interpolate import eager
+from npas.kernels.interpolate import eager, reference
 from npas.kernels.interpolate.grid import check_grid
+from npas.kernels.registration import Definition, register
 
 
 def interpolate(
@@ -16,6 +13,7 @@ def interpolate(
     rows: int,
     cols: int,
     dtype: torch.dtype | None = None,
+    backend: str = "auto",
 ) -> torch.Tensor:
     """Generate a weight larger than its bank by resizing the bank bilinearly (3.1.2, `inter`).
 
@@ -30,6 +28,7 @@ def interpolate(
         rows: of the weight, as a matrix [out, rest].
         cols: of the weight; ``rows * cols`` is at least N.
         dtype: of the output; the bank's own if None.
+        backend: one of `npas.kernels.backends.BACKENDS`; PyTorch's operators run on every device.
 
     Returns:
         [rows * cols] the weight.
@@ -38,58 +37,27 @@ def interpolate(
         ValueError: if a tensor has the wrong shape, device or dtype, or the weight is smaller than
             the bank.
     """
-    return _call(theta, coef, rows, cols, dtype)
+    return _call(theta, coef, rows, cols, dtype, backend)
 
 
-@torch.library.custom_op("npas::interpolate", mutates_args=())
-def _forward(
-    theta: torch.Tensor,
-    coef: torch.Tensor,
-    rows: int,
-    cols: int,
-    dtype: torch.dtype | None = None,
-) -> torch.Tensor:
+def _check(theta: torch.Tensor, coef: torch.Tensor, rows: int, cols: int) -> None:
     check_grid("interpolate", theta, coef, rows, cols)
-    return eager.interpolate(theta, coef, rows, cols, dtype or theta.dtype)
 
 
-@torch.library.custom_op("npas::interpolate_backward", mutates_args=())
-def _backward(
-    grad: torch.Tensor,
-    theta: torch.Tensor,
-    coef: torch.Tensor,
-    rows: int,
-    cols: int,
-    needs: Sequence[bool],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    check_grid("interpolate_backward", theta, coef, rows, cols)
-    check_grad("interpolate_backward", grad, (rows * cols,))
-    return eager.interpolate_backward(grad, theta, coef, rows, cols, needs)
+def _shape(theta: torch.Tensor, coef: torch.Tensor, rows: int, cols: int) -> list[int]:
+    del theta, coef
+    return [rows * cols]
 
 
-@_forward.register_fake
-def _(
-    theta: torch.Tensor,
-    coef: torch.Tensor,
-    rows: int,
-    cols: int,
-    dtype: torch.dtype | None = None,
-) -> torch.Tensor:
-    check_grid("interpolate", theta, coef, rows, cols)
-    return theta.new_empty(rows * cols, dtype=dtype or theta.dtype)
-
-
-@_backward.register_fake
-def _(
-    grad: torch.Tensor,
-    theta: torch.Tensor,
-    coef: torch.Tensor,
-    rows: int,
-    cols: int,
-    needs: Sequence[bool],
-) -> tuple[torch.Tensor, ...]:
-    del grad, rows, cols
-    return empty_gradients(needs, theta, coef)
-
-
-_call = register_gradient(_forward, _backward, n_tensors=2)
+_call = register(
+    Definition(
+        name="interpolate",
+        tensors=("theta", "coef"),
+        constants="int rows, int cols",
+        check=_check,
+        shape=_shape,
+        reference=reference.interpolate,
+        eager=eager,
+        has_kernels=False,
+    )
+)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from npas.kernels.accumulate import sum_dtype
+from npas.kernels.combine.table import starts
 from npas.kernels.tile_mask.tiles import Run, runs, window_of
 
 # Elements of a temporary, unless a single tile is larger: 1 MB of float32.
@@ -68,57 +69,80 @@ def _groups(run: Run) -> Iterator[slice]:
 
 
 def tile_mask(
-    theta: torch.Tensor, mask: torch.Tensor, coef: torch.Tensor, n: int, dtype: torch.dtype
+    theta: torch.Tensor,
+    mask: torch.Tensor,
+    coef: torch.Tensor,
+    sizes: Sequence[int],
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Generate one weight; see `npas.kernels.tile_mask.reference.tile_mask`."""
-    bank_size, kept = theta.numel(), sum_dtype(theta, mask, coef)
+    """Generate weights; see `npas.kernels.tile_mask.reference.tile_mask`."""
+    kept = sum_dtype(theta, mask, coef)
+    places, size = starts(sizes)
+    out = theta.new_empty(size, dtype=dtype)
+    bank, mask = theta.to(kept), mask.to(kept)
+    end = 0
+    for factor, n, start in zip(coef.to(kept), sizes, places, strict=True):
+        out[end:start].zero_()
+        end = start + n
+        _repeat(out[start:end], bank, mask, factor)
+    return out
+
+
+def _repeat(
+    weight: torch.Tensor, bank: torch.Tensor, mask: torch.Tensor, coef: torch.Tensor
+) -> None:
+    """Write one weight."""
+    bank_size = bank.numel()
     window = window_of(bank_size)
-    out = theta.new_empty(n, dtype=dtype)
-    bank, mask, coef = theta.to(kept), mask.to(kept), coef.to(kept)
-    for run in runs(bank_size, n):
+    for run in runs(bank_size, weight.numel()):
         factors = _factors(mask, run, window) * coef
-        tiles = _tiles(out, run, bank_size)
+        tiles = _tiles(weight, run, bank_size)
         for segment in _segments(run.width, factors.shape[1]):
             source, target = _part(bank, segment), _part(tiles, segment)
             multiplier = factors[:, None, : segment[2]]
-            if dtype == kept:
+            if weight.dtype == bank.dtype:
                 torch.mul(source, multiplier, out=target)
                 continue
             for group in _groups(run):
                 target[group].copy_(source * multiplier[group])
-    return out
 
 
-def tile_mask_backward(
+def accumulate(
     grad: torch.Tensor,
     theta: torch.Tensor,
     mask: torch.Tensor,
     coef: torch.Tensor,
-    needs: Sequence[bool],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the gradients of bank, mask and coefficient; an empty one where not needed.
+    sizes: Sequence[int],
+    d_theta: torch.Tensor,
+    d_mask: torch.Tensor,
+    d_coef: torch.Tensor,
+) -> None:
+    """Add the gradients to buffers, of no elements where not wanted.
 
     The gradient of the bank is coef times a sum S over the tiles, and that of the coefficient is
     the product of the bank and S, so that neither has to read ``grad`` again.
     """
-    need_theta, need_mask, need_coef = needs
-    bank_size, kept = theta.numel(), sum_dtype(theta, mask, coef)
+    bank_size, kept = theta.numel(), d_theta.dtype
     window = window_of(bank_size)
     grad = grad.contiguous()
-    bank, factor, multipliers = theta.to(kept), coef.to(kept), mask.to(kept)
-    need_sum = need_theta or need_coef
-    total = bank.new_zeros(bank_size if need_sum else 0)
-    d_mask = bank.new_zeros(mask.numel() if need_mask else 0)
-    for run in runs(bank_size, grad.numel()):
-        factors = _factors(multipliers, run, window)
-        tiles = _tiles(grad, run, bank_size)
-        if need_sum:
-            _add_tiles(total, tiles, factors, run)
-        if d_mask.numel() and run.first > 0:
-            _add_periods(_mask_of(d_mask, run, window), tiles, bank, factors.shape[1], run)
-    d_theta = total * factor if need_theta else bank.new_zeros(0)
-    d_coef = (bank * total).sum().reshape(1) if need_coef else bank.new_zeros(0)
-    return d_theta.to(theta.dtype), (d_mask * factor).to(mask.dtype), d_coef.to(coef.dtype)
+    bank, factors, multipliers = theta.to(kept), coef.to(kept), mask.to(kept)
+    for index, (n, start) in enumerate(zip(sizes, starts(sizes)[0], strict=True)):
+        total = bank.new_zeros(bank_size if d_theta.numel() or d_coef.numel() else 0)
+        masks = multipliers.new_zeros(d_mask.numel())
+        for run in runs(bank_size, n):
+            period = _factors(multipliers, run, window)
+            tiles = _tiles(grad[start : start + n], run, bank_size)
+            if total.numel():
+                _add_tiles(total, tiles, period, run)
+            if d_mask.numel() and run.first:
+                part = _mask_of(masks, run, window)
+                _add_periods(part, tiles, bank, period.shape[1], run)
+        if d_theta.numel():
+            d_theta.addcmul_(total, factors[index])
+        if d_mask.numel():
+            d_mask.addcmul_(masks, factors[index])
+        if d_coef.numel():
+            d_coef[index] += (bank * total).sum()
 
 
 def _add_tiles(total: torch.Tensor, tiles: torch.Tensor, factors: torch.Tensor, run: Run) -> None:

@@ -1,11 +1,11 @@
 """How a weight larger than its bank is cut into tiles, and the sizes that follow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from npas.kernels.checks import check_scalar, check_vectors
+from npas.kernels.checks import check_vectors
 
 WINDOW = 9
 
@@ -42,24 +42,29 @@ def runs(bank_size: int, n: int) -> Iterator[Run]:
 
 
 def check_tiles(
-    op: str, theta: torch.Tensor, mask: torch.Tensor, coef: torch.Tensor, n: int
+    op: str, theta: torch.Tensor, mask: torch.Tensor, coef: torch.Tensor, sizes: Sequence[int]
 ) -> None:
     """Check the arguments that `tile_mask` and `gather_tile_mask` share.
 
     Raises:
-        ValueError: if a tensor has the wrong shape, device or dtype, the weight is not larger than
-            the bank, or the mask is shorter than the weight needs.
+        ValueError: if a tensor has the wrong shape, device or dtype, a weight is not larger than
+            the bank, or the mask is shorter than a weight needs.
     """
     check_vectors(op, theta=theta, mask=mask, coef=coef)
-    check_scalar(op, coef)
+    if not sizes or coef.numel() != len(sizes):
+        raise ValueError(
+            f"{op}: coef must have one element for each of the {len(sizes)} weights (at least "
+            f"one), found shape {tuple(coef.shape)}"
+        )
     bank_size = theta.numel()
-    if not 0 < bank_size < n:
-        raise ValueError(
-            f"{op}: n must be larger than the bank, found n = {n} and a bank of {bank_size}; "
-            "a smaller weight is a template (combine)"
-        )
-    if mask.numel() and mask.numel() < mask_size(bank_size, n):
-        raise ValueError(
-            f"{op}: a weight of {n} on a bank of {bank_size} needs a mask of at least "
-            f"{mask_size(bank_size, n)} elements (or of none, to repeat), found {mask.numel()}"
-        )
+    for n in sizes:
+        if not 0 < bank_size < n:
+            raise ValueError(
+                f"{op}: n must be larger than the bank, found n = {n} and a bank of {bank_size}; "
+                "a smaller weight is a template (combine)"
+            )
+        if mask.numel() and mask.numel() < mask_size(bank_size, n):
+            raise ValueError(
+                f"{op}: a weight of {n} on a bank of {bank_size} needs a mask of at least "
+                f"{mask_size(bank_size, n)} elements (or of none, to repeat), found {mask.numel()}"
+            )

@@ -1,0 +1,389 @@
+"""How weights are made from a bank: each call of an op as an object, and its gradients.
+
+In eager mode the gradients of a bank's layers are added to one set of buffers while the backward
+pass goes on (`Sink`): autograd by itself would make a gradient as large as the bank for every
+layer, and add them up. Graphs that are captured or transformed use the ops' own derivatives.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from npas.kernels import combine, gather_combine, gather_tile_mask, interpolate, tile_mask
+from npas.kernels.accumulate import sum_dtype
+from npas.kernels.combine.table import AVERAGE
+from npas.kernels.registration import no_second_derivative
+
+_ops = torch.ops.npas
+
+
+class Sources(NamedTuple):
+    """What a bank's weights are made from, or the buffers of their gradients.
+
+    Attributes:
+        theta: [N] the bank.
+        coef: [C] coefficients of all its layers, of no elements where none is learned.
+        mask: [M] masks, of no elements where there are none.
+    """
+
+    theta: torch.Tensor
+    coef: torch.Tensor
+    mask: torch.Tensor
+
+
+class Call(Protocol):
+    """One call of an op: makes a flat tensor from `Sources`."""
+
+    def make(self, sources: Sources) -> torch.Tensor:
+        """Return what the op makes; differentiable."""
+        ...
+
+    def accumulate(self, grad: torch.Tensor, sources: Sources, buffers: Sources) -> None:
+        """Add the gradients to buffers, of no elements where not wanted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One template as it is: a view of the bank."""
+
+    base: int
+    n: int
+
+    def make(self, sources: Sources) -> torch.Tensor:
+        """Return the view: [n]."""
+        return sources.theta[self.base : self.base + self.n]
+
+    def accumulate(self, grad: torch.Tensor, sources: Sources, buffers: Sources) -> None:
+        """Add to the bank's gradient."""
+        del sources
+        if buffers.theta.numel():
+            buffers.theta[self.base : self.base + self.n] += grad
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """Weights as sums of templates: see `npas.kernels.combine`."""
+
+    table: Sequence[int]
+    gain: torch.Tensor | None
+    dtype: torch.dtype
+    backend: str
+
+    def make(self, sources: Sources) -> torch.Tensor:
+        """Return the weights, one after the other."""
+        return combine(sources.theta, sources.coef, self.gain, self.table, self.dtype, self.backend)
+
+    def accumulate(self, grad: torch.Tensor, sources: Sources, buffers: Sources) -> None:
+        """Add to the gradients of bank and coefficients."""
+        _ops.combine_accumulate(
+            grad,
+            sources.theta,
+            sources.coef,
+            self.gain,
+            self.table,
+            buffers.theta,
+            buffers.coef,
+            self.backend,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CombineRows:
+    """Rows of a weight that is a sum of templates: see `npas.kernels.gather_combine`."""
+
+    row: Sequence[int]
+    gain: torch.Tensor | None
+    columns: int
+    ids: torch.Tensor
+    dtype: torch.dtype
+    backend: str
+
+    def make(self, sources: Sources) -> torch.Tensor:
+        """Return the rows: [*ids.shape, columns]."""
+        return gather_combine(
+            sources.theta,
+            sources.coef,
+            self.gain,
+            self.row,
+            self.columns,
+            self.ids,
+            self.dtype,
+            self.backend,
+        )
+
+    def accumulate(self, grad: torch.Tensor, sources: Sources, buffers: Sources) -> None:
+        """Add to the gradients of bank and coefficients."""
+        _ops.gather_combine_accumulate(
+            grad,
+            sources.theta,
+            sources.coef,
+            self.gain,
+            self.row,
+            self.columns,
+            self.ids,
+            buffers.theta,
+            buffers.coef,
+            self.backend,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """The factors of weights that are larger than their bank.
+
+    Attributes:
+        gain: [weights] fixed.
+        offsets: of each weight's learned scalar in ``coef``, or `AVERAGE` where it has none.
+    """
+
+    gain: torch.Tensor
+    offsets: tuple[int, ...]
+
+    @property
+    def learned(self) -> bool:
+        """Whether any is."""
+        return any(offset != AVERAGE for offset in self.offsets)
+
+    def of(self, coef: torch.Tensor) -> torch.Tensor:
+        """Return the factors: [weights]."""
+        if not self.learned:
+            return self.gain
+        ones = coef.new_ones(())
+        scales = [ones if offset == AVERAGE else coef[offset] for offset in self.offsets]
+        return self.gain * torch.stack(scales)
+
+    def buffer(self, d_coef: torch.Tensor) -> torch.Tensor:
+        """Return a buffer for the gradient of the factors."""
+        return d_coef.new_zeros(len(self.offsets) if self.learned and d_coef.numel() else 0)
+
+    def spread(self, found: torch.Tensor, d_coef: torch.Tensor) -> None:
+        """Add the gradient of the factors to that of the scalars."""
+        for index, offset in enumerate(self.offsets):
+            if found.numel() and offset != AVERAGE:
+                d_coef[offset] += found[index] * self.gain[index]
+
+
+@dataclass(frozen=True, slots=True)
+class TileMask:
+    """Weights larger than their bank: see `npas.kernels.tile_mask`."""
+
+    sizes: Sequence[int]
+    factors: Factors
+    masked: bool
+    dtype: torch.dtype
+    backend: str
+
+    def make(self, sources: Sources) -> torch.Tensor:
+        """Return the weights, one after the other."""
+        coef = self.factors.of(sources.coef)
+        return tile_mask(
+            sources.theta,
+            _masks(sources, self.masked),
+            coef,
+            self.sizes,
+            self.dtype,
+            self.backend,
+        )
+
+    def accumulate(self, grad: torch.Tensor, sources: Sources, buffers: Sources) -> None:
+        """Add to the gradients of bank, masks and learned scalars."""
+        found = self.factors.buffer(buffers.coef)
+        _ops.tile_mask_accumulate(
+            grad,
+            sources.theta,
+            _masks(sources, self.masked),
+            self.factors.of(sources.coef),
+            self.sizes,
+            buffers.theta,
+            _masks(buffers, self.masked),
+            found,
+            self.backend,
+        )
+        self.factors.spread(found, buffers.coef)
+
+
+@dataclass(frozen=True, slots=True)
+class TileMaskRows:
+    """Rows of a weight larger than its bank: see `npas.kernels.gather_tile_mask`."""
+
+    n: int
+    factors: Factors
+    masked: bool
+    columns: int
+    ids: torch.Tensor
+    dtype: torch.dtype
+    backend: str
+
+    def make(self, sources: Sources) -> torch.Tensor:
+        """Return the rows: [*ids.shape, columns]."""
+        coef = self.factors.of(sources.coef)
+        return gather_tile_mask(
+            sources.theta,
+            _masks(sources, self.masked),
+            coef,
+            self.n,
+            self.columns,
+            self.ids,
+            self.dtype,
+            self.backend,
+        )
+
+    def accumulate(self, grad: torch.Tensor, sources: Sources, buffers: Sources) -> None:
+        """Add to the gradients of bank, masks and the learned scalar."""
+        found = self.factors.buffer(buffers.coef)
+        _ops.gather_tile_mask_accumulate(
+            grad,
+            sources.theta,
+            _masks(sources, self.masked),
+            self.factors.of(sources.coef),
+            self.n,
+            self.columns,
+            self.ids,
+            buffers.theta,
+            _masks(buffers, self.masked),
+            found,
+            self.backend,
+        )
+        self.factors.spread(found, buffers.coef)
+
+
+@dataclass(frozen=True, slots=True)
+class Interpolate:
+    """A weight resized from its bank: see `npas.kernels.interpolate`."""
+
+    rows: int
+    columns: int
+    factors: Factors
+    dtype: torch.dtype
+    backend: str
+
+    def make(self, sources: Sources) -> torch.Tensor:
+        """Return the weight: [rows * columns]."""
+        coef = self.factors.of(sources.coef)
+        return interpolate(sources.theta, coef, self.rows, self.columns, self.dtype, self.backend)
+
+    def accumulate(self, grad: torch.Tensor, sources: Sources, buffers: Sources) -> None:
+        """Add to the gradients of bank and learned scalar."""
+        found = self.factors.buffer(buffers.coef)
+        coef = self.factors.of(sources.coef)
+        _ops.interpolate_accumulate(
+            grad, sources.theta, coef, self.rows, self.columns, buffers.theta, found, self.backend
+        )
+        self.factors.spread(found, buffers.coef)
+
+
+def _masks(sources: Sources, masked: bool) -> torch.Tensor:
+    return sources.mask if masked else sources.mask[:0]
+
+
+class Sink:
+    """Where the gradients of one bank's calls in one forward pass are added up.
+
+    Attributes:
+        sources: what the weights are made from, detached.
+        wanted: which of them have a gradient.
+    """
+
+    def __init__(self, sources: Sources) -> None:
+        """Take the sources as they are, with or without gradient."""
+        self.sources = Sources(*(source.detach() for source in sources))
+        self.wanted = tuple(source.requires_grad for source in sources)
+        self._buffers: dict[int, Sources] = {}
+
+    def buffers(self) -> Sources:
+        """Return the buffers of the backward pass that runs now."""
+        # One graph may run backward twice, in part, or in two threads: each has its own.
+        task = torch._C._current_graph_task_id()
+        if task not in self._buffers:
+            kept = sum_dtype(*self.sources)
+            self._buffers[task] = Sources(
+                *(
+                    source.new_zeros(source.numel() if want else 0, dtype=kept)
+                    for source, want in zip(self.sources, self.wanted, strict=True)
+                )
+            )
+        return self._buffers[task]
+
+    def take(self) -> Sources | None:
+        """Return what was added up in the backward pass that runs now, and forget it."""
+        return self._buffers.pop(torch._C._current_graph_task_id(), None)
+
+
+class _Root(torch.autograd.Function):
+    """Runs last in the backward pass: gives bank, coefficients and masks what the sink holds."""
+
+    @staticmethod
+    def forward(ctx: Any, sink: Sink, *sources: torch.Tensor) -> torch.Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.sink = sink
+        # A token: it has no values, and ties every call to this node.
+        return sources[0].new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
+        del grads
+        sink = ctx.sink
+        found = sink.take()
+        if found is None:
+            return (None,) * 4
+        gradients = [
+            buffer.to(source.dtype) if want else None
+            for buffer, source, want in zip(found, sink.sources, sink.wanted, strict=True)
+        ]
+        if torch.is_grad_enabled():
+            gradients = [g if g is None else _Last.apply(g.requires_grad_()) for g in gradients]
+        return None, *gradients
+
+
+class _Last(torch.autograd.Function):
+    """A gradient that was taken with create_graph=True, and must not be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        del ctx
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        del ctx, grads
+        no_second_derivative("weight generation")
+
+
+class _Made(torch.autograd.Function):
+    """One call, whose gradients go into the sink."""
+
+    @staticmethod
+    def forward(ctx: Any, token: torch.Tensor, sink: Sink, call: Call) -> torch.Tensor:
+        del token
+        ctx.sink, ctx.call = sink, call
+        # Autograd notices when one is changed in place before the backward pass.
+        ctx.save_for_backward(*sink.sources)
+        return call.make(sink.sources)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[None, None, None]:
+        sources = Sources(*ctx.saved_tensors)
+        with torch.no_grad():
+            ctx.call.accumulate(grads[0], sources, ctx.sink.buffers())
+        return None, None, None
+
+
+class Forward:
+    """One bank in one forward pass: its sources, and the sink of their gradients."""
+
+    def __init__(self, sources: Sources) -> None:
+        """Tie the sources to a sink."""
+        self._sink = Sink(sources)
+        self._token: torch.Tensor = _Root.apply(self._sink, *sources)  # pyright: ignore
+
+    @property
+    def sources(self) -> Sources:
+        """What the weights are made from, detached."""
+        return self._sink.sources
+
+    def run(self, call: Call) -> torch.Tensor:
+        """Return what a call makes, with grad."""
+        return _Made.apply(self._token, self._sink, call)  # pyright: ignore
