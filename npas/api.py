@@ -12,13 +12,14 @@ from npas.bank import Bank, banks_of
 from npas.calibrate import calibrate_gains
 from npas.errors import NpasError, NpasWarning
 from npas.init import INITS, initialise, with_gains, zero_layers
+from npas.kernels.backends import BACKENDS
 from npas.module import Shapeshifter
 from npas.naming import check_choice, nearest
 from npas.passes.collect import Inventory, collect
 from npas.passes.mapping import Groups
 from npas.passes.schedule import SCHEDULES
 from npas.passes.trace import Trace, trace
-from npas.pipeline import Recorder, assemble
+from npas.pipeline import Recorder, assemble, check_backend
 from npas.plan import Plan
 from npas.planning import PlanRequest, check_fits, make_plan
 
@@ -110,7 +111,10 @@ def compile(
         init: ``"random"``, or ``"copy"``: windows start with the original's weights. A bank that
             one layer fills exactly keeps the original's weights with both.
         frontend: ``"auto"`` or ``"fx"``.
-        backend: ``"auto"``: the path for the device the bank is on.
+        backend: what generates weights: ``"auto"`` (Triton kernels on CUDA and ROCm devices,
+            PyTorch's operators elsewhere), ``"triton"`` (on the CPU in Triton's interpreter),
+            ``"eager"`` (PyTorch's operators), ``"reference"`` (the definitions, which autograd
+            differentiates any number of times).
         schedule: ``"auto"`` or ``"layer"``: weights are generated where they are used first;
             ``"bank"``: all weights of a bank at once, which holds them all and recomputes none.
         recompute: whether generated weights are made again for the backward pass instead of being
@@ -124,16 +128,17 @@ def compile(
         BudgetError: if the budget cannot be met.
         PlanError: if the plan was made for another model.
         TraceError: if the root's forward defeats the front end.
-        NpasError: for arguments that do not fit.
+        NpasError: for arguments that do not fit, or a backend that cannot run here.
     """
     check_choice("frontend", frontend, ("auto", "fx"))
-    check_choice("backend", backend, ("auto",))
+    check_choice("backend", backend, BACKENDS)
     if recompute != "auto" and not isinstance(recompute, bool):
         raise NpasError(f"recompute={recompute!r} must be 'auto', True or False")
     check_choice("init", init, INITS)
     check_choice("schedule", schedule, SCHEDULES)
     request = _request(budget, plan, plan_arguments)
     _check_model(model)
+    check_backend(model, backend)
     if plan is not None:
         check_fits(plan, model)
     inputs = _as_tuple(plan_arguments.get("example_inputs", ()))
@@ -146,7 +151,9 @@ def compile(
         inventory = _collect(run, model, traced, request, inputs, kwargs)
         request = _with_scales(request, inventory, weights)
         plan = run("plan", make_plan, model, traced, inventory, request)
-    ssn = assemble(run, model, traced, plan, schedule=schedule, recompute=bool(recompute))
+    ssn = assemble(
+        run, model, traced, plan, schedule=schedule, recompute=bool(recompute), backend=backend
+    )
     starts = run("initialise", initialise, plan, banks_of(ssn), weights, init)
     notes: tuple[str, ...] = ()
     if calibrate is not None:

@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from npas.errors import CheckpointError, NpasError, PlanError
+from npas.kernels.backends import BACKENDS
 from npas.module import Shapeshifter
+from npas.naming import check_choice
 from npas.passes.trace import trace
-from npas.pipeline import Recorder, assemble
+from npas.pipeline import Recorder, assemble, check_backend
 from npas.plan import Plan
 from npas.planning import check_fits
 
@@ -67,7 +69,10 @@ def save(ssn: nn.Module, folder: str | os.PathLike[str]) -> None:
 
 
 def load(
-    folder: str | os.PathLike[str], model: nn.Module | Callable[[], nn.Module]
+    folder: str | os.PathLike[str],
+    model: nn.Module | Callable[[], nn.Module],
+    *,
+    backend: str = "auto",
 ) -> Shapeshifter:
     """Read a folder that `save` wrote.
 
@@ -75,6 +80,8 @@ def load(
         folder: the folder.
         model: the original architecture, or a callable that makes it; its weights do not matter
             and it is not changed.
+        backend: what generates weights, as for `npas.compile`; it is not in the file, since it
+            belongs to the machine.
 
     Returns:
         The compiled module, in training mode as a new module is.
@@ -82,7 +89,9 @@ def load(
     Raises:
         CheckpointError: if a file is missing, truncated, altered or made for another model (from
             the `PlanError` where the plan is at fault).
+        NpasError: for a backend that cannot run here.
     """
+    check_choice("backend", backend, BACKENDS)
     path = Path(folder)
     metadata, tensors = _read(path / _WEIGHTS)
     text, how = metadata["plan"], metadata["how"]
@@ -93,9 +102,10 @@ def load(
         plan = Plan.from_json(text)
         original = model if isinstance(model, nn.Module) else model()
         check_fits(plan, original)
+        check_backend(original, backend)
     except PlanError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    ssn = _build(original, plan, json.loads(how))
+    ssn = _build(original, plan, json.loads(how), backend)
     _check_tensors(path, ssn, tensors)
     _allocate_as(ssn, tensors)
     left = [n for n, t in (*ssn.named_parameters(), *ssn.named_buffers()) if t.is_meta]
@@ -108,7 +118,9 @@ def load(
     return ssn
 
 
-def _build(model: nn.Module, plan: Plan, how: Mapping[str, Any]) -> Shapeshifter:
+def _build(
+    model: nn.Module, plan: Plan, how: Mapping[str, Any], backend: str
+) -> Shapeshifter:
     """Compile as it was compiled, without initialising what the file holds."""
     examples = (None,) * int(how["n_inputs"])
     traced = trace(model, examples, dict.fromkeys(how["keywords"]))
@@ -119,6 +131,7 @@ def _build(model: nn.Module, plan: Plan, how: Mapping[str, Any]) -> Shapeshifter
         plan,
         schedule=str(how["schedule"]),
         recompute=bool(how["recompute"]),
+        backend=backend,
     )
 
 

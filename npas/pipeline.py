@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from npas.kernels.backends import check_triton
 from npas.module import Shapeshifter
 from npas.passes.rewrite import rewrite
 from npas.passes.schedule import schedule_all
@@ -39,6 +40,17 @@ class Recorder:
         return result
 
 
+def check_backend(model: nn.Module, backend: str) -> None:
+    """Check that a backend can run where the model is.
+
+    Raises:
+        NpasError: saying what is missing.
+    """
+    if backend == "triton":
+        for device in {parameter.device.type for parameter in model.parameters()} - {"meta"}:
+            check_triton("compile", device)
+
+
 def assemble(
     run: Recorder,
     model: nn.Module,
@@ -47,9 +59,10 @@ def assemble(
     *,
     schedule: str,
     recompute: bool,
+    backend: str,
 ) -> Shapeshifter:
     """Rewrite and schedule: return the compiled module, its banks not initialised."""
-    rewritten = run("rewrite", rewrite, model, traced, plan)
+    rewritten = run("rewrite", rewrite, model, traced, plan, backend)
     graphs = run("schedule", schedule_all, rewritten.graphs, plan, schedule)
     return Shapeshifter(
         rewritten.root,

@@ -43,7 +43,7 @@ SIGNATURES = {
         "model, budget=None, *, plan=None, init='random', frontend='auto', backend='auto', "
         "schedule='auto', recompute='auto', calibrate=None, **plan_arguments"
     ),
-    "load": "folder, model",
+    "load": "folder, model, *, backend='auto'",
     "save": "ssn, folder",
     "materialize": "ssn",
     "param_groups": "module, weight_decay=0.0",

@@ -37,13 +37,16 @@ class Rewritten:
     live: LiveWeights
 
 
-def rewrite(model: nn.Module, trace: Trace, plan: Plan) -> Rewritten:
+def rewrite(
+    model: nn.Module, trace: Trace, plan: Plan, backend: str = "auto"
+) -> Rewritten:
     """Copy the model and make every planned weight come from its bank.
 
     Args:
         model: the original; it is not changed and shares nothing with the copy.
         trace: its graphs.
         plan: checked against the model.
+        backend: what generates weights, one of `npas.kernels.backends.BACKENDS`.
 
     Raises:
         NpasError: if weights of one bank stand on several devices.
@@ -64,6 +67,7 @@ def rewrite(model: nn.Module, trace: Trace, plan: Plan) -> Rewritten:
             device=_device(bank.layers, parameters),
             live=live,
             rows_only=rows_only,
+            backend=backend,
         )
         for bank in plan.banks
         if not plan.is_ordinary(bank.name)
