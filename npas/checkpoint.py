@@ -118,9 +118,7 @@ def load(
     return ssn
 
 
-def _build(
-    model: nn.Module, plan: Plan, how: Mapping[str, Any], backend: str
-) -> Shapeshifter:
+def _build(model: nn.Module, plan: Plan, how: Mapping[str, Any], backend: str) -> Shapeshifter:
     """Compile as it was compiled, without initialising what the file holds."""
     examples = (None,) * int(how["n_inputs"])
     traced = trace(model, examples, dict.fromkeys(how["keywords"]))

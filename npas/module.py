@@ -7,7 +7,14 @@ from typing import Any
 from torch import fx, nn
 
 from npas.plan import Plan
-from npas.recompute import LiveWeights, can_recompute, can_sink, recompute_scope
+from npas.recompute import (
+    LiveWeights,
+    can_recompute,
+    can_recompute_compiled,
+    can_sink,
+    recompute_compiled,
+    recompute_scope,
+)
 from npas.report import Report
 
 
@@ -52,6 +59,8 @@ class Shapeshifter(fx.GraphModule):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run forward, keeping recipes instead of generated weights for the backward pass."""
         if not can_sink():
+            if self._npas.recompute and can_recompute_compiled():
+                return recompute_compiled(super().__call__, args, kwargs)
             return super().__call__(*args, **kwargs)
         live = self._npas.live
         with live.forward_pass():

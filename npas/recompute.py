@@ -1,6 +1,7 @@
 """Recomputation: generated weights are not kept for the backward pass but made again there."""
 
 import contextlib
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -9,6 +10,11 @@ from typing import Any, Protocol
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from npas.generation import Forward, Sources
 
@@ -174,3 +180,31 @@ def can_sink() -> bool:
 def can_recompute() -> bool:
     """Tell whether saved-tensor hooks work here: where `can_sink` holds, and none forbids them."""
     return can_sink() and _autograd()._saved_tensors_hooks_is_enabled()
+
+
+def can_recompute_compiled() -> bool:
+    """Tell whether a graph is being compiled that will have a backward pass."""
+    return (
+        torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and torch.is_grad_enabled()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def recompute_compiled(call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call something so that the compiled backward pass makes its generated weights again.
+
+    Saved-tensor hooks break a compiled graph; selective activation checkpointing does not. It
+    keeps the results of every operation but ours.
+    """
+    return checkpoint(call, *args, use_reentrant=False, context_fn=_selective, **kwargs)
+
+
+def _policy(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    del ctx, args, kwargs
+    ours = getattr(op, "namespace", None) == "npas"
+    return CheckpointPolicy.MUST_RECOMPUTE if ours else CheckpointPolicy.MUST_SAVE
+
+
+_selective = functools.partial(create_selective_checkpoint_contexts, _policy)

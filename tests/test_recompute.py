@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from functorch.compile import make_boxed_func
+from torch import fx, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
@@ -372,6 +375,84 @@ def test_torch_compile(mode: bool, schedule: str) -> None:
         torch.testing.assert_close(found[name], value)
     with torch.no_grad():
         torch.testing.assert_close(compiled(X), ssn(X))
+
+
+class Compiled:
+    """A backend of torch.compile that runs the graphs as they are and keeps them."""
+
+    def __init__(self) -> None:
+        self.forward: list[fx.GraphModule] = []
+        self.backward: list[fx.GraphModule] = []
+
+    def __call__(self, graph: fx.GraphModule, inputs: Any) -> Any:
+        def keep(kind: list[fx.GraphModule]) -> Any:
+            return lambda made, _: (kind.append(made), make_boxed_func(made.forward))[1]
+
+        compile_both = aot_autograd(
+            fw_compiler=keep(self.forward),
+            bw_compiler=keep(self.backward),
+            partition_fn=min_cut_rematerialization_partition,
+        )
+        return compile_both(graph, inputs)
+
+    def saved(self) -> set[tuple[int, ...]]:
+        """Return the shapes of what is kept for the backward pass."""
+        (graph,) = self.forward
+        (output,) = graph.graph.find_nodes(op="output")
+        values = (node.meta.get("val") for node in output.all_input_nodes)
+        return {tuple(value.shape) for value in values if isinstance(value, torch.Tensor)}
+
+    def generated(self) -> tuple[int, int]:
+        """Count generations in the forward and in the backward graph."""
+        target = torch.ops.npas.combine.default
+        (forward,), (backward,) = self.forward, self.backward
+        both = (forward, backward)
+        made = [g.graph.find_nodes(op="call_function", target=target) for g in both]
+        return len(made[0]), len(made[1])
+
+
+@pytest.mark.usefixtures("dynamo")
+def test_a_compiled_backward_pass_makes_the_weights_again() -> None:
+    compiled = {}
+    for recompute in (True, False):
+        torch._dynamo.reset()
+        ssn, backend = make(recompute, depth=2), Compiled()
+        loss = torch.compile(ssn, backend=backend, fullgraph=True)(X).square().sum()
+        found = gradients(ssn, loss)
+        for name, value in gradients(ssn, ssn(X).square().sum()).items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+        compiled[recompute] = backend
+    weights = {(D, 2 * D), (2 * D, D), (2 * D * D,)}
+    assert compiled[True].generated() == (4, 4) and not compiled[True].saved() & weights
+    assert compiled[False].generated() == (4, 0) and compiled[False].saved() & weights
+
+
+@pytest.mark.usefixtures("dynamo")
+def test_compiled_recomputation_with_batch_norm_dropout_and_changes_in_place() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv1d(4, 8, 3, padding=1), nn.Conv1d(8, 8, 3, padding=1)
+            self.norm, self.relu = nn.BatchNorm1d(8), nn.ReLU(inplace=True)
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.relu(self.norm(self.a(x)))
+            y = self.b(x)
+            y += x
+            return self.drop(torch.relu_(y))
+
+    torch.manual_seed(0)
+    ssn = npas.compile(Net(), 0.7, groups="single")
+    x = torch.randn(3, 4, 6)
+    start = copy.deepcopy(ssn.state_dict())
+    found = []
+    for call in (ssn, torch.compile(ssn, backend="aot_eager", fullgraph=True)):
+        ssn.load_state_dict(start)
+        torch.manual_seed(1)
+        grads = gradients(ssn, call(x).square().sum())
+        found.append(grads | {name: b.clone() for name, b in ssn.named_buffers()})
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("dynamo")
