@@ -10,7 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._ops import OpOverload
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 import npas
 from npas.bank import banks_of
@@ -301,3 +303,43 @@ def test_triton_on_a_cpu_without_its_interpreter() -> None:
     )
     assert "compile: backend='triton' cannot run: on a CPU" in done.stdout, done.stderr
     assert "set TRITON_INTERPRET=1" in done.stdout
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("backend", ["triton", "eager"])
+def test_exported_and_compiled_graphs_hold_the_ops(backend: str) -> None:
+    ssn = make(backend, budget=0.6, groups="single")
+    n_layers = sum(len(bank.layer_names()) for bank in banks_of(ssn).values())
+    expected = ssn(IDS)
+    exported = torch.export.export(ssn, (IDS,))
+    ops = [n for n in exported.graph.nodes if isinstance(n.target, OpOverload)]
+    ours = [n for n in ops if n.target.namespace == "npas"]
+    assert len(ours) == n_layers and all(backend in n.args for n in ours)
+    torch.testing.assert_close(exported.module()(IDS), expected)
+    torch._dynamo.reset()
+    compiled = torch.compile(ssn, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(IDS), expected)
+    torch._dynamo.reset()
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize(("budget", "recompute"), [(0.6, True), (0.6, False), (0.2, False)])
+def test_a_training_steps_flops_are_the_ops(budget: float, recompute: bool) -> None:
+    ssn = make("auto", budget=budget, groups="single", recompute=recompute)
+    with FlopCounterMode(display=False) as counter:
+        ssn(IDS).square().sum().backward()
+    counted = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
+    plan = ssn._npas.plan
+    whole = {x.name: x for x in plan.layers if x.name != "embedding.weight"}
+    forward = sum(2 * x.k * x.n for x in whole.values() if x.k)
+    tiled = sum(2 * x.n for x in whole.values() if not x.k)
+    assert (forward, tiled)[budget < 0.5]
+    times = 2 if recompute else 1
+    assert counted.get("npas.combine", 0) == times * forward
+    assert counted.get("npas.tile_mask", 0) == times * tiled
+    # Without learned coefficients (one template) there is only the bank's gradient.
+    learned = sum(2 * x.k * x.n for x in whole.values() if x.has_coefficients)
+    assert counted.get("npas.combine_accumulate", 0) == forward + learned
+    assert counted.get("npas.tile_mask_accumulate", 0) == 2 * tiled
+    rows = plan.layer_by_name["embedding.weight"]
+    assert counted["npas.gather_combine"] == 2 * rows.k * IDS.numel() * 8

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from npas.kernels.combine.table import Row, rows_of
+from npas.kernels.combine.table import AVERAGE, Row, rows_of
 
 Shape = Sequence[int]
 
@@ -26,6 +26,14 @@ def _combine(theta: Shape, coef: Shape, gain: object, table: Sequence[int]) -> i
     return sum(2 * row.k * row.n for row in rows_of(table))
 
 
+def _combine_gradients(
+    needs: Sequence[bool], theta: Shape, coef: Shape, gain: object, table: Sequence[int]
+) -> int:
+    """Return as many for the bank, and for the coefficients where they are learned."""
+    learned = sum(2 * row.k * row.n for row in rows_of(table) if row.offset != AVERAGE)
+    return needs[0] * _combine(theta, coef, gain, table) + needs[1] * learned
+
+
 def _gather_combine(
     theta: Shape, coef: Shape, gain: object, table_row: Sequence[int], cols: int, ids: Shape
 ) -> int:
@@ -33,9 +41,19 @@ def _gather_combine(
     return 2 * Row(*table_row).k * math.prod(ids) * cols
 
 
+def _gather_combine_gradients(needs: Sequence[bool], *inputs: Any) -> int:
+    learned = Row(*inputs[3]).offset != AVERAGE
+    return (needs[0] + (needs[1] and learned)) * _gather_combine(*inputs)
+
+
 def _tile_mask(theta: Shape, mask: Shape, coef: Shape, sizes: Sequence[int]) -> int:
     """Return 2 for each element made."""
     return 2 * sum(sizes)
+
+
+def _tile_mask_gradients(needs: Sequence[bool], *inputs: Any) -> int:
+    """Count bank and coefficient once, since they share a sum, and the mask."""
+    return ((needs[0] or needs[2]) + needs[1]) * _tile_mask(*inputs)
 
 
 def _gather_tile_mask(theta: Shape, mask: Shape, coef: Shape, n: int, cols: int, ids: Shape) -> int:
@@ -43,41 +61,34 @@ def _gather_tile_mask(theta: Shape, mask: Shape, coef: Shape, n: int, cols: int,
     return 2 * math.prod(ids) * cols
 
 
+def _gather_tile_mask_gradients(needs: Sequence[bool], *inputs: Any) -> int:
+    return ((needs[0] or needs[2]) + needs[1]) * _gather_tile_mask(*inputs)
+
+
 def _interpolate(theta: Shape, coef: Shape, rows: int, cols: int) -> int:
     """Return 8 for each element made."""
     return 8 * rows * cols
 
 
-def _each(needs: Sequence[bool]) -> int:
-    """Count bank and coefficients apart: each reads grad."""
-    return sum(needs)
-
-
-def _sum_and_mask(needs: Sequence[bool]) -> int:
-    """Count bank and coefficient once: they share a sum."""
-    need_theta, need_mask, need_coef = needs
-    return (need_theta or need_coef) + need_mask
-
-
-def _once(needs: Sequence[bool]) -> int:
+def _interpolate_gradients(needs: Sequence[bool], *inputs: Any) -> int:
     """Count one pass, whichever gradients are needed."""
-    return 1
+    return _interpolate(*inputs)
 
 
-#: op -> FLOPs of the forward op, and how often as many the needed gradients cost.
-_FORMULAS: dict[str, tuple[Callable[..., int], Callable[[Sequence[bool]], int]]] = {
-    "combine": (_combine, _each),
-    "gather_combine": (_gather_combine, _each),
-    "tile_mask": (_tile_mask, _sum_and_mask),
-    "gather_tile_mask": (_gather_tile_mask, _sum_and_mask),
-    "interpolate": (_interpolate, _once),
+#: op -> FLOPs of the forward op, and of the gradients that are needed.
+_FORMULAS: dict[str, tuple[Callable[..., int], Callable[..., int]]] = {
+    "combine": (_combine, _combine_gradients),
+    "gather_combine": (_gather_combine, _gather_combine_gradients),
+    "tile_mask": (_tile_mask, _tile_mask_gradients),
+    "gather_tile_mask": (_gather_tile_mask, _gather_tile_mask_gradients),
+    "interpolate": (_interpolate, _interpolate_gradients),
 }
 
 
-def _register(
-    name: str, forward: Callable[..., int], passes: Callable[[Sequence[bool]], int]
-) -> None:
+def _register(name: str, forward: Callable[..., int], gradients: Callable[..., int]) -> None:
     ops = torch.ops.npas
+    arguments = getattr(ops, f"{name}_accumulate").default._schema.arguments
+    n_buffers = sum(a.alias_info is not None and a.alias_info.is_write for a in arguments)
 
     @register_flop_formula(getattr(ops, name))
     def _(*args: Any, **_: Any) -> int:
@@ -87,14 +98,13 @@ def _register(
     @register_flop_formula(getattr(ops, f"{name}_backward"))
     def _(grad: Shape, *args: Any, **_: Any) -> int:
         *inputs, needs, _backend = args
-        return forward(*inputs) * passes(needs)
+        return gradients(needs, *inputs)
 
     @register_flop_formula(getattr(ops, f"{name}_accumulate"))
     def _(grad: Shape, *args: Any, **_: Any) -> int:
         *rest, _backend = args
-        n = 3 if passes is _sum_and_mask else 2
-        inputs, buffers = rest[:-n], rest[-n:]
-        return forward(*inputs) * passes([math.prod(buffer) > 0 for buffer in buffers])
+        needs = [math.prod(buffer) > 0 for buffer in rest[-n_buffers:]]
+        return gradients(needs, *rest[:-n_buffers])
 
 
 for _name, _formula in _FORMULAS.items():

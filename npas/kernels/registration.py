@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import torch
-from torch._library.custom_ops import CustomOpDef
+from torch._ops import OpOverload
 
 from npas.kernels.accumulate import sum_dtype
 from npas.kernels.backends import BACKENDS, choose
@@ -103,30 +103,24 @@ def register(op: Definition) -> OpCall:
         pairs = zip(needs, args[:n], strict=True)
         return tuple(tensor.new_empty(tensor.numel() if need else 0) for need, tensor in pairs)
 
-    forward_op = torch.library.custom_op(
-        f"npas::{op.name}",
-        forward,
-        mutates_args=(),
-        schema=f"({inputs}, ScalarType? dtype, str backend) -> Tensor",
-    )
-    forward_op.register_fake(forward_fake)
     names = [f"d_{name}" for name in op.tensors]
     buffers = ", ".join(f"Tensor({chr(97 + i)}!) {name}" for i, name in enumerate(names))
-    accumulate_op = torch.library.custom_op(
-        f"npas::{op.name}_accumulate",
+    results = ", ".join(["Tensor"] * n)
+    forward_op = _define(
+        op.name, f"({inputs}, ScalarType? dtype, str backend) -> Tensor", forward, forward_fake
+    )
+    _define(
+        f"{op.name}_accumulate",
+        f"(Tensor grad, {inputs}, {buffers}, str backend) -> ()",
         accumulate,
-        mutates_args=names,
-        schema=f"(Tensor grad, {inputs}, {buffers}, str backend) -> ()",
+        lambda *args: None,
     )
-    accumulate_op.register_fake(lambda *args: None)
-    backward_op = torch.library.custom_op(
-        f"npas::{op.name}_backward",
+    backward_op = _define(
+        f"{op.name}_backward",
+        f"(Tensor grad, {inputs}, bool[] needs, str backend) -> ({results})",
         backward,
-        mutates_args=(),
-        schema=f"(Tensor grad, {inputs}, bool[] needs, str backend) -> "
-        f"({', '.join(['Tensor'] * n)})",
+        backward_fake,
     )
-    backward_op.register_fake(backward_fake)
     call = _differentiable(forward_op, backward_op, n)
 
     def with_backend(*args: Any) -> torch.Tensor:
@@ -138,7 +132,23 @@ def register(op: Definition) -> OpCall:
     return with_backend
 
 
-def _differentiable(op: CustomOpDef, backward_op_def: CustomOpDef, n_tensors: int) -> OpCall:
+def _define(
+    name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]
+) -> OpOverload:
+    """Define an op that runs Python.
+
+    `torch.library.custom_op` does the same and more: it checks what is aliased at every call, for
+    25 us, which is as long as a small layer takes.
+    """
+    qualified = f"npas::{name}"
+    torch.library.define(qualified, schema, tags=torch.Tag.needs_exact_strides)
+    # Compiled code calls it too, and Dynamo must not look inside.
+    torch.library.impl(qualified, "CompositeExplicitAutograd", torch._disable_dynamo(run))
+    torch.library.register_fake(qualified, fake)
+    return getattr(torch.ops.npas, name).default
+
+
+def _differentiable(op: OpOverload, backward_op_def: OpOverload, n_tensors: int) -> OpCall:
     """Make an op differentiable, through its backward op, under autograd, grad and vmap."""
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -159,7 +169,7 @@ def _differentiable(op: CustomOpDef, backward_op_def: CustomOpDef, n_tensors: in
 
     def forbid(ctx: Any, *grads: Any) -> NoReturn:
         del ctx, grads
-        no_second_derivative(op._qualname)
+        no_second_derivative(_name(op))
 
     backward_op = _transformable(backward_op_def, lambda ctx, inputs, output: None, forbid)
     return _transformable(op, save, differentiate)
@@ -177,9 +187,13 @@ def no_second_derivative(name: str) -> NoReturn:
     )
 
 
-def _transformable(op: CustomOpDef, save: Any, differentiate: Any) -> Callable[..., Any]:
+def _name(op: OpOverload) -> str:
+    return op._schema.name
+
+
+def _transformable(op: OpOverload, save: Any, differentiate: Any) -> Callable[..., Any]:
     """Register an op's derivative, and return a call of the op that torch.func can transform."""
-    op.register_autograd(differentiate, setup_context=save)
+    torch.library.register_autograd(_name(op), differentiate, setup_context=save)
     _loop_over_batch(op)
 
     # The autograd.Function that register_autograd makes has no setup_context, so torch.func.grad
@@ -198,7 +212,7 @@ def _transformable(op: CustomOpDef, save: Any, differentiate: Any) -> Callable[.
     return call
 
 
-def _loop_over_batch(op: CustomOpDef) -> None:
+def _loop_over_batch(op: OpOverload) -> None:
     """Let vmap call an op once for each element of the batch."""
 
     def batched(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
@@ -213,4 +227,4 @@ def _loop_over_batch(op: CustomOpDef) -> None:
             return torch.stack(found), 0
         return tuple(torch.stack(parts) for parts in zip(*found, strict=True)), (0,) * len(found[0])
 
-    op.register_vmap(batched)
+    torch.library.register_vmap(_name(op), batched)

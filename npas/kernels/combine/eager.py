@@ -4,6 +4,7 @@ A weight is a matrix-vector product on a strided view of the bank, which BLAS ru
 speed of a copy; `(T * alpha[:, None]).sum(0)` writes and reads K * n elements more.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -28,16 +29,41 @@ class _Block:
     k: int
     lo: int
     hi: int
+    place: int  # in the bank
+    stride: int
 
-    def view(self, theta: torch.Tensor, row: Row) -> torch.Tensor:
-        """Return the [k, hi - lo] view of the bank."""
-        start = theta[row.base + self.t * row.stride + self.lo :]
-        width = self.hi - self.lo
-        return start.as_strided((self.k, width), (max(row.stride, width), 1))
+    def view(self, theta: torch.Tensor) -> torch.Tensor:
+        """Return the [k, hi - lo] view of a contiguous bank."""
+        size = (self.k, self.hi - self.lo)
+        return theta.as_strided(size, (self.stride, 1), theta.storage_offset() + self.place)
 
 
-def _blocks(row: Row, *, cast: bool) -> Iterator[list[_Block]]:
-    """Cut a weight's templates into blocks whose rows do not overlap: a list for some columns.
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """A row of the table, where its weight stands in the output, and how it is computed.
+
+    Attributes:
+        row: of the table.
+        start: of the weight in the output.
+        groups: blocks that make the same columns, a tuple for each range of columns.
+    """
+
+    row: Row
+    start: int
+    groups: tuple[tuple[_Block, ...], ...]
+
+
+# A table is a constant of its layer, and called with at every step.
+@functools.lru_cache(maxsize=4096)
+def _weights(table: tuple[int, ...], cast: bool) -> tuple[_Weight, ...]:
+    return tuple(
+        _Weight(row, start, tuple(_blocks(row, cast=cast)))
+        for row, start in zip(rows_of(table), starts(table[3::ROW])[0], strict=True)
+    )
+
+
+def _blocks(row: Row, *, cast: bool) -> Iterator[tuple[_Block, ...]]:
+    """Cut a weight's templates into blocks whose rows do not overlap: a tuple for some columns.
 
     BLAS needs rows that are at least their width apart; `torch.mv` copies a view that breaks this
     (measured: 9 times slower), and an in-place sum into it is an error. So the columns are cut at
@@ -53,7 +79,11 @@ def _blocks(row: Row, *, cast: bool) -> Iterator[list[_Block]]:
         width = min(width, max(1, CAST_ELEMENTS // step))
     for lo in range(0, row.n, width):
         hi = min(lo + width, row.n)
-        yield [_Block(t, step, lo, hi) for t in range(0, row.k, step)]
+        stride = max(row.stride, hi - lo)
+        yield tuple(
+            _Block(t, step, lo, hi, row.base + t * row.stride + lo, stride)
+            for t in range(0, row.k, step)
+        )
 
 
 def factors_of(
@@ -65,15 +95,6 @@ def factors_of(
     else:
         factors = coef[row.offset : row.offset + row.k].to(kept)
     return factors if gain is None else factors * gain.to(kept)
-
-
-def _rows(
-    table: Sequence[int], gain: torch.Tensor | None
-) -> Iterator[tuple[Row, int, torch.Tensor | None]]:
-    """Yield each row, where its weight starts in the output, and its gain."""
-    places = starts(table[3::ROW])[0]
-    for index, (row, start) in enumerate(zip(rows_of(table), places, strict=True)):
-        yield row, start, None if gain is None else gain[index]
 
 
 def combine(
@@ -90,15 +111,17 @@ def combine(
     out = theta.new_empty(output_size(table), dtype=dtype)
     end = 0
     with autocast_off(theta):
-        for row, start, own_gain in _rows(table, gain):
-            out[end:start].zero_()
+        for index, made in enumerate(_weights(tuple(table), cast)):
+            row, start = made.row, made.start
+            if end < start:
+                out[end:start].zero_()
             end = start + row.n
-            factors = factors_of(row, coef, own_gain, kept)
-            for blocks in _blocks(row, cast=cast):
+            factors = factors_of(row, coef, None if gain is None else gain[index], kept)
+            for blocks in made.groups:
                 weight = out[start + blocks[0].lo : start + blocks[0].hi]
                 total = torch.empty_like(weight, dtype=kept) if cast else weight
                 for block in blocks:
-                    templates = block.view(theta, row).to(kept)
+                    templates = block.view(theta).to(kept)
                     if row.k == 1:
                         torch.mul(templates[0], factors, out=total)
                         continue
@@ -123,21 +146,23 @@ def accumulate(
     kept = d_theta.dtype
     cast = theta.dtype != kept or grad.dtype != kept
     with autocast_off(theta):
-        for row, start, own_gain in _rows(table, gain):
+        for index, made in enumerate(_weights(tuple(table), cast)):
+            row, start = made.row, made.start
+            own_gain = None if gain is None else gain[index]
             factors = factors_of(row, coef, own_gain, kept)
             need_coef = bool(d_coef.numel()) and row.offset != AVERAGE
-            sums = theta.new_zeros(row.k if need_coef else 0, dtype=kept)
-            for block in chain.from_iterable(_blocks(row, cast=cast)):
+            sums = theta.new_zeros(row.k, dtype=kept) if need_coef else d_coef
+            for block in chain.from_iterable(made.groups):
                 part = grad[start + block.lo : start + block.hi].to(kept)
                 span = slice(block.t, block.t + block.k)
                 if d_theta.numel():
-                    target = block.view(d_theta, row)
+                    target = block.view(d_theta)
                     if block.k == 1:
                         target[0].addcmul_(part, factors[span])
                     else:
                         target.addr_(factors[span], part)
                 if need_coef:
-                    templates = block.view(theta, row).to(kept)
+                    templates = block.view(theta).to(kept)
                     for lo in range(0, len(part), SUM_COLUMNS):
                         columns = slice(lo, lo + SUM_COLUMNS)
                         sums[span].addmv_(templates[:, columns], part[columns])
