@@ -236,11 +236,10 @@ def reference_weight(
         rows = parameters["projection"][:count]
         coefficients = rows @ parameters["phi"][place] + parameters["bias"][:count]
     else:
-        coefficients = torch.ones(count, dtype=torch.float64)
+        coefficients = torch.full((count,), 1 / count, dtype=torch.float64)
         if scale is not None:
             coefficients = coefficients * parameters["scale"][scale]
-        gain = gain / count  # before the cast: gains are float32 in every model
-    coefficients = coefficients * gain.double()
+    coefficients = coefficients * gain.double()  # gains are float32 in every model
     theta = parameters["theta"]
     if layer.k:
         flat = combine(theta, coefficients, None, (layer.base, layer.stride, layer.k, layer.n, 0))
