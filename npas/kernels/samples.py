@@ -154,6 +154,7 @@ SAMPLES: Mapping[str, OpSamples] = {
             _tile("several weights", 63, 100, 1000, 64, 189),
             _tile("several weights, aligned", 1024, 4096, 2048, 5000),
             _tile("several periods and a rest", 4097, 9000),
+            _tile("whole tiles of a block and a rest", 4200, 8400),
             _tile("more tiles than a chunk", 100, 300_001),
         ),
     ),
@@ -188,6 +189,7 @@ SAMPLES: Mapping[str, OpSamples] = {
             _gather_combine("aligned", 512, (0, 128, 4, 128), 16, 9),
             _gather_combine("no rows", 63, (0, 20, 2, 40), 5, 0),
             _gather_combine("scalar id", 63, (0, 20, 2, 40), 5),
+            _gather_combine("one row, more than a chunk", 3300, (3, 1100, 3, 1090), 1090, 33),
         ),
     ),
     "gather_tile_mask": OpSamples(
@@ -204,6 +206,7 @@ SAMPLES: Mapping[str, OpSamples] = {
             _gather_tile("no rows", 15, 8, 8, 0),
             _gather_tile("scalar id", 15, 8, 8),
             _gather_tile("more than a chunk", 4097, 15, 4097, 65),
+            _gather_tile("rows and runs longer than chunks", 63, 3, 90, 150),
         ),
     ),
 }

@@ -98,11 +98,12 @@ class OpTests:
 
     @at_most(120)
     def test_gradcheck(self, sample: Sample) -> None:
-        leaves = [t.requires_grad_() for t in sample.tensors(torch.float64) if t.numel()]
-        empty = [t for t in sample.tensors(torch.float64) if not t.numel()]
+        tensors = sample.tensors(torch.float64)
+        leaves = [t.requires_grad_() for t in tensors if t.numel()]
 
         def call(*found: torch.Tensor) -> torch.Tensor:
-            filled = (*found[:1], *empty, *found[1:])
+            given = iter(found)
+            filled = (next(given) if t.numel() else t for t in tensors)
             return self.case.op(*filled, *sample.others())
 
         assert torch.autograd.gradcheck(call, leaves, fast_mode=True)

@@ -44,10 +44,7 @@ def test_the_definition_element_by_element() -> None:
     table = (3, 20, 4, 17, 1, 10, 5, 2, 33, 5)
     made = [
         torch.stack(
-            [
-                sum(coef[offset + t] * theta[base + t * stride + e] for t in range(k))
-                for e in range(n)
-            ]
+            [torch.dot(coef[offset : offset + k], theta[base + e :: stride][:k]) for e in range(n)]
         )
         for base, stride, k, n, offset in (table[:5], table[5:])
     ]

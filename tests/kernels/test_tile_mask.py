@@ -10,15 +10,15 @@ from npas.kernels.samples import Sample
 from npas.kernels.tile_mask import reference
 from npas.kernels.tile_mask.tiles import mask_size
 from tests.kernels.checks import Op
+from tests.kernels.kernel_tests import KernelTests
 from tests.kernels.op_tests import OpTests
-
-pytestmark = pytest.mark.pure
 
 
 def wrong(theta: torch.Tensor, mask: torch.Tensor, *others: Any) -> torch.Tensor:
     return reference.tile_mask(theta, mask.roll(1), *others)
 
 
+@pytest.mark.pure
 class TestTileMask(OpTests):
     name = "tile_mask"
 
@@ -30,6 +30,11 @@ class TestTileMask(OpTests):
     @property
     def wrong(self) -> Op:
         return wrong
+
+
+@pytest.mark.interpret
+class TestTileMaskKernels(KernelTests):
+    name = "tile_mask"
 
 
 @pytest.mark.parametrize(("bank", "n"), [(1, 3), (4, 11), (9, 31), (20, 47), (20, 60)])
