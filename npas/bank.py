@@ -8,18 +8,23 @@ from typing import Any
 import torch
 from torch import nn
 
+from npas.deferred import Deferred
 from npas.generation import (
     Call,
     Combine,
     CombineRows,
     Factors,
     Interpolate,
+    Product,
     Sources,
     TileMask,
     TileMaskRows,
     Window,
 )
+from npas.kernels.backends import choose
 from npas.kernels.combine.table import AVERAGE, starts
+from npas.kernels.combine_linear.cost import fusing_pays
+from npas.kernels.combine_linear.op import supported
 from npas.passes.demand import EMBEDDING
 from npas.plan import LayerPlan, Plan
 from npas.recompute import LiveWeights, Recipe, can_recompute, can_sink
@@ -114,18 +119,32 @@ class Bank(nn.Module):
         return f"{self.theta.numel():,} elements, {len(self._slots)} layers"
 
     def forward(
-        self, layer: str | None = None, rows: torch.Tensor | None = None
-    ) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Generate one weight, looked-up rows of one weight, or all weights of the bank.
+        self,
+        layer: str | None = None,
+        rows: torch.Tensor | None = None,
+        *,
+        input: torch.Tensor | None = None,
+        stride: Sequence[int] = (),
+        defer: str | None = None,
+    ) -> torch.Tensor | dict[str, torch.Tensor] | Deferred:
+        """Generate one weight, looked-up rows or a product of one, or all weights of the bank.
 
         Args:
             layer: name of the layer, or None for all.
             rows: int64 of any shape: rows of the layer's weight.
+            input: what to multiply with the weight of a linear layer, or of a convolution of one
+                element a channel pair: see `fuses`.
+            stride: of the convolution, along each spatial axis; empty for a linear layer.
+            defer: ``"pays"`` or ``"always"``: return a `Deferred` in place of a weight that would
+                be made now, to be fused where that pays, or wherever it is possible.
 
         Returns:
-            The weight in its layer's shape; ``[*rows.shape, columns]`` with rows; or
+            The weight in its layer's shape; ``[*rows.shape, columns]`` with rows; the product; or
             layer name -> weight.
         """
+        if input is not None:
+            assert layer is not None
+            return self._product(self._slots[layer], input, stride)
         if rows is not None:
             assert layer is not None
             return self._rows(self._slots[layer], rows)
@@ -134,7 +153,37 @@ class Bank(nn.Module):
             return weights if layer is None else weights[layer]
         if layer is None:
             return self._generate_all()
-        return self._weight(self._slots[layer])
+        slot, always = self._slots[layer], defer == "always"
+        if defer is not None and self._can_fuse(slot, always=always):
+            return Deferred(self, layer, always=always)
+        return self._weight(slot)
+
+    def fuses(self, layer: str, input: torch.Tensor, rows: int, *, always: bool = False) -> bool:
+        """Tell whether a layer's product with ``input`` is made without writing its weight.
+
+        Args:
+            layer: of a weight that is read as a matrix [out, in].
+            input: what it is multiplied with.
+            rows: of the input, as a matrix.
+            always: whether to do so even where it does not pay.
+        """
+        slot, dtype = self._slots[layer], self._autocast() or input.dtype
+        if not self._can_fuse(slot, always=always) or dtype != self._dtype(slot.layer):
+            return False
+        training, device = torch.is_grad_enabled(), self.theta.device
+        size = slot.layer.k, slot.layer.n, dtype.itemsize
+        return always or fusing_pays(rows, *size, training=training, device=device)
+
+    def _can_fuse(self, slot: _Slot, *, always: bool) -> bool:
+        """Tell whether a product may be made without the weight, whatever its input."""
+        layer = slot.layer
+        if not layer.k or layer.padding_idx is not None or self._is_view(slot):
+            return False
+        if not supported(slot.row):
+            return False
+        # Only the kernels gain: fusing_pays knows that of the device.
+        has_kernels = self._backend != "reference" and self.theta.device.type == "cuda"
+        return always or (has_kernels and choose("bank", self._backend, self.theta) == "triton")
 
     def train(self, mode: bool = True) -> "Bank":
         """Set the mode; going back to training drops the cached weights."""
@@ -211,6 +260,17 @@ class Bank(nn.Module):
         if self._backend != "reference" and can_sink():
             return self._live.forward_of(self).run(call)
         return call.make(self.sources())
+
+    def _product(self, slot: _Slot, input: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
+        layer = slot.layer
+        gain = None if self._unit_gain else self._gains([slot])
+        dtype = self._dtype(layer)
+        call = Product(slot.row, gain, layer.shape[0], stride, dtype, self._backend)
+        input = input.to(dtype)
+        if self._backend != "reference" and can_sink():
+            return self._live.forward_of(self).multiply(call, input)
+        rows = call.rows(input)
+        return call.output(call.multiply(self.sources(), rows), rows)
 
     def _is_view(self, slot: _Slot) -> bool:
         return self._unit_gain and slot.layer.k == 1 and slot.scale is None

@@ -11,7 +11,14 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from npas.kernels import combine, gather_combine, gather_tile_mask, interpolate, tile_mask
+from npas.kernels import (
+    combine,
+    combine_linear,
+    gather_combine,
+    gather_tile_mask,
+    interpolate,
+    tile_mask,
+)
 from npas.kernels.accumulate import sum_dtype
 from npas.kernels.combine.table import AVERAGE
 from npas.kernels.registration import no_second_derivative
@@ -275,6 +282,76 @@ class Interpolate:
         self.factors.spread(found, buffers.coef)
 
 
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product with a weight that is never written: see `npas.kernels.combine_linear`.
+
+    Attributes:
+        row: of the weight.
+        gain: [1] or None.
+        out_features: rows of the weight.
+        stride: of a convolution along each spatial axis, empty for a linear layer.
+        dtype: of input, weight and product.
+        backend: one of `npas.kernels.backends.BACKENDS`.
+    """
+
+    row: Sequence[int]
+    gain: torch.Tensor | None
+    out_features: int
+    stride: Sequence[int]
+    dtype: torch.dtype
+    backend: str
+
+    def rows(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the input with what is summed over last: of a convolution, its pixels."""
+        if not self.stride:
+            return input
+        steps = (slice(None, None, step) for step in self.stride)
+        return input[:, :, *steps].movedim(1, -1)
+
+    def multiply(self, sources: Sources, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows times the weight; differentiable."""
+        return combine_linear(
+            sources.theta,
+            sources.coef,
+            rows,
+            self.gain,
+            self.row,
+            self.out_features,
+            self.dtype,
+            self.backend,
+        )
+
+    def output(self, made: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Return a product in the layer's shape, and the memory format that its input had."""
+        if not self.stride:
+            return made
+        images = made.movedim(-1, 1)
+        return images if rows.is_contiguous() else images.contiguous()
+
+    def accumulate(
+        self, grad: torch.Tensor, sources: Sources, rows: torch.Tensor, buffers: Sources, want: bool
+    ) -> torch.Tensor | None:
+        """Add to the gradients of bank and coefficients; return that of the rows where wanted."""
+        flat = rows.reshape(-1)
+        kept = sum_dtype(rows, *sources)
+        found = flat.new_zeros(flat.numel() if want else 0, dtype=kept)
+        _ops.combine_linear_accumulate(
+            grad.reshape(-1, self.out_features),
+            sources.theta,
+            sources.coef,
+            flat,
+            self.gain,
+            self.row,
+            self.out_features,
+            buffers.theta,
+            buffers.coef,
+            found,
+            self.backend,
+        )
+        return found.to(rows.dtype).view(rows.shape) if want else None
+
+
 def _masks(sources: Sources, masked: bool) -> torch.Tensor:
     return sources.mask if masked else sources.mask[:0]
 
@@ -371,6 +448,29 @@ class _Made(torch.autograd.Function):
         return None, None, None
 
 
+class _Multiplied(torch.autograd.Function):
+    """One product, whose gradients go into the sink, that of its rows excepted."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, token: torch.Tensor, rows: torch.Tensor, sink: Sink, call: Product
+    ) -> torch.Tensor:
+        del token
+        ctx.sink, ctx.call = sink, call
+        ctx.save_for_backward(rows, *sink.sources)
+        return call.multiply(sink.sources, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[None, torch.Tensor | None, None, None]:
+        rows, *sources = ctx.saved_tensors
+        buffers, want = ctx.sink.buffers(), ctx.needs_input_grad[1]
+        with torch.no_grad():
+            found = ctx.call.accumulate(grads[0], Sources(*sources), rows, buffers, want)
+        if found is not None and torch.is_grad_enabled():
+            found = _Last.apply(found.requires_grad_())
+        return None, found, None, None
+
+
 class Forward:
     """One bank in one forward pass: its sources, and the sink of their gradients."""
 
@@ -387,3 +487,9 @@ class Forward:
     def run(self, call: Call) -> torch.Tensor:
         """Return what a call makes, with grad."""
         return _Made.apply(self._token, self._sink, call)  # pyright: ignore
+
+    def multiply(self, call: Product, input: torch.Tensor) -> torch.Tensor:
+        """Return a product with a weight that is never written, with grad."""
+        rows = call.rows(input)
+        made: Any = _Multiplied.apply(self._token, rows, self._sink, call)
+        return call.output(made, rows)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from npas.deferred import Deferred, made
 from npas.passes.trace import has_hooks
 
 # What a replica has of its own: containers, and the weights that recurrent layers list.
@@ -16,11 +17,24 @@ _OWN = frozenset(
 _MISSING = object()
 
 
-def _linear(module: nn.Linear, weight: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
+def _linear(module: nn.Linear, weight: torch.Tensor | Deferred, input: torch.Tensor) -> Any:
+    if isinstance(weight, Deferred):
+        product = weight.linear(input)
+        if product is not None:
+            return product if module.bias is None else product + module.bias.to(product.dtype)
+        weight = weight.make()
     return F.linear(input, weight, module.bias)
 
 
-def _conv(module: Any, weight: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
+def _conv(module: Any, weight: torch.Tensor | Deferred, input: torch.Tensor) -> Any:
+    if isinstance(weight, Deferred):
+        pointwise = module.groups == 1 and not any(module._reversed_padding_repeated_twice)
+        product = weight.conv1x1(input, module.stride) if pointwise else None
+        if product is not None:
+            if module.bias is None:
+                return product
+            return product + module.bias.to(product.dtype).view(-1, *(1 for _ in module.stride))
+        weight = weight.make()
     return module._conv_forward(input, weight, module.bias)
 
 
@@ -52,18 +66,21 @@ class Leaf(nn.Module):
             self.__dict__[name] = inner.__dict__[name]
         self.__dict__["training"] = inner.training
 
-    def forward(self, *args: Any, generated: dict[str, torch.Tensor], **kwargs: Any) -> Any:
+    def forward(
+        self, *args: Any, generated: dict[str, torch.Tensor | Deferred], **kwargs: Any
+    ) -> Any:
         """Call the module with ``generated`` (names within the module -> weights) in place."""
         inner = self.__dict__["inner"]
         functional = _FUNCTIONAL.get(type(inner))
         if functional is not None and not has_hooks(inner):
             return functional(inner, generated["weight"], *args, **kwargs)
+        weights = made(generated)
         if torch.compiler.is_compiling():
-            return torch.func.functional_call(inner, generated, args, kwargs, tie_weights=False)
+            return torch.func.functional_call(inner, weights, args, kwargs, tie_weights=False)
         # A replica for each call: functional_call puts the weights into the module for the time of
         # the call, which a second thread disturbs (measured: 4 to 8 of 10 calls wrong) and which
         # is over when activation checkpointing runs the module again.
-        replicas = _replicate(inner, generated)
+        replicas = _replicate(inner, weights)
         before = [dict(replica.__dict__) for _, replica in replicas]
         result = replicas[0][1](*args, **kwargs)
         for (module, replica), old in zip(replicas, before, strict=True):

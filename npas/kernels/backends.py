@@ -73,9 +73,9 @@ def triton_installed() -> bool:
 
 def interpreting() -> bool:
     """Tell whether Triton kernels run in its interpreter, on the CPU."""
-    import triton
+    from triton import knobs
 
-    return bool(triton.knobs.runtime.interpret)
+    return bool(knobs.runtime.interpret)
 
 
 @functools.cache

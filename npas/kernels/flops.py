@@ -34,6 +34,24 @@ def _combine_gradients(
     return needs[0] * _combine(theta, coef, gain, table) + needs[1] * learned
 
 
+def _combine_linear(
+    theta: Shape, coef: Shape, input: Shape, gain: object, table_row: Sequence[int], out: int
+) -> int:
+    """Return 2 * k * n for the weight and 2 * M * n for the product."""
+    row = Row(*table_row)
+    return 2 * row.k * row.n + 2 * (input[0] // (row.n // out)) * row.n
+
+
+def _combine_linear_gradients(needs: Sequence[bool], *inputs: Any) -> int:
+    """Count a product for the input, with the weight made again, and one for the weight."""
+    need_theta, need_coef, need_input = needs
+    row, forward = Row(*inputs[4]), _combine_linear(*inputs)
+    weight = 2 * row.k * row.n
+    need_coef = need_coef and row.offset != AVERAGE
+    product = (forward - weight) * (need_theta or need_coef)
+    return product + weight * (need_theta + need_coef) + forward * need_input
+
+
 def _gather_combine(
     theta: Shape, coef: Shape, gain: object, table_row: Sequence[int], cols: int, ids: Shape
 ) -> int:
@@ -78,6 +96,7 @@ def _interpolate_gradients(needs: Sequence[bool], *inputs: Any) -> int:
 #: op -> FLOPs of the forward op, and of the gradients that are needed.
 _FORMULAS: dict[str, tuple[Callable[..., int], Callable[..., int]]] = {
     "combine": (_combine, _combine_gradients),
+    "combine_linear": (_combine_linear, _combine_linear_gradients),
     "gather_combine": (_gather_combine, _gather_combine_gradients),
     "tile_mask": (_tile_mask, _tile_mask_gradients),
     "gather_tile_mask": (_gather_tile_mask, _gather_tile_mask_gradients),

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import torch
+from torch._compile import _disable_dynamo
 from torch._ops import OpOverload
 
 from npas.kernels.accumulate import sum_dtype
@@ -143,7 +144,7 @@ def _define(
     qualified = f"npas::{name}"
     torch.library.define(qualified, schema, tags=torch.Tag.needs_exact_strides)
     # Compiled code calls it too, and Dynamo must not look inside.
-    torch.library.impl(qualified, "CompositeExplicitAutograd", torch._disable_dynamo(run))
+    torch.library.impl(qualified, "CompositeExplicitAutograd", _disable_dynamo(run))
     torch.library.register_fake(qualified, fake)
     return getattr(torch.ops.npas, name).default
 
@@ -183,7 +184,8 @@ def no_second_derivative(name: str) -> NoReturn:
     """
     raise NotImplementedError(
         f"{name} has no second derivative. Take the gradient without create_graph=True, compile "
-        "with backend='reference', or differentiate twice through what npas.materialize returns"
+        "with backend='reference' (a product: with schedule='layer'), or differentiate twice "
+        "through what npas.materialize returns"
     )
 
 

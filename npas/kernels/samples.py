@@ -8,6 +8,8 @@ import torch
 
 from npas.kernels import combine, gather_combine, gather_tile_mask, interpolate, tile_mask
 from npas.kernels.combine import reference as combine_reference
+from npas.kernels.combine_linear import reference as combine_linear_reference
+from npas.kernels.combine_linear.op import combine_linear_flat
 from npas.kernels.gather_combine import reference as gather_combine_reference
 from npas.kernels.gather_tile_mask import reference as gather_tile_mask_reference
 from npas.kernels.interpolate import reference as interpolate_reference
@@ -65,12 +67,14 @@ class OpSamples:
         reference: the definition.
         tensors: names of the float tensors.
         samples: see `Sample`.
+        roundings: how often a number is rounded to the dtype of the output on its way to a result.
     """
 
     op: Op
     reference: Op
     tensors: tuple[str, ...]
     samples: tuple[Sample, ...] = field(repr=False)
+    roundings: int = 1
 
 
 def _combine(label: str, bank: int, *rows: tuple[int, ...]) -> Sample:
@@ -84,6 +88,11 @@ def _combine(label: str, bank: int, *rows: tuple[int, ...]) -> Sample:
         table += [base, stride, k, n, *(given or [offset])]
         offset += 0 if given else k
     return Sample(label, (bank, offset), (table,), gains=len(rows))
+
+
+def _combine_linear(label: str, bank: int, row: tuple[int, ...], out: int, m: int) -> Sample:
+    base = _combine(label, bank, row)
+    return Sample(label, (*base.sizes, m * (row[3] // out)), (*base.constants, out), 1)
 
 
 def _gather_combine(label: str, bank: int, row: tuple[int, ...], cols: int, *ids: int) -> Sample:
@@ -136,6 +145,26 @@ SAMPLES: Mapping[str, OpSamples] = {
             _combine("ends ragged", 8192, (32, 2000, 4, 2001), (64, 1008, 2, 1015)),
             _combine("more than a cache of one template", 300_001, (0, 1, 1, 300_001)),
         ),
+    ),
+    "combine_linear": OpSamples(
+        combine_linear_flat,
+        combine_linear_reference.combine_linear_flat,
+        ("theta", "coef", "input"),
+        (
+            _combine_linear("one element", 1, (0, 1, 1, 1), 1, 1),
+            _combine_linear("one row", 15, (0, 5, 3, 5), 5, 1),
+            _combine_linear("one output", 63, (3, 20, 3, 20), 1, 7),
+            _combine_linear("gaps", 300, (2, 80, 3, 75), 15, 15),
+            _combine_linear("averages", 200, (3, 63, 3, 63, -1), 9, 15),
+            _combine_linear("one template", 4100, (3, 1, 1, 4097), 17, 15),
+            _combine_linear("ragged", 4100, (3, 1000, 4, 1000), 40, 63),
+            _combine_linear("aligned", 4096, (0, 1024, 4, 1024), 32, 32),
+            _combine_linear("more templates than are unrolled", 600, (0, 63, 9, 63), 7, 20),
+            _combine_linear("more rows than a tile", 512, (0, 256, 2, 256), 16, 150),
+            _combine_linear("several tiles each way", 9000, (0, 8775, 1, 8775), 65, 70),
+            _combine_linear("no rows", 63, (0, 20, 2, 20), 5, 0),
+        ),
+        roundings=2,
     ),
     "tile_mask": OpSamples(
         tile_mask,

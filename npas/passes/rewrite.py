@@ -37,9 +37,7 @@ class Rewritten:
     live: LiveWeights
 
 
-def rewrite(
-    model: nn.Module, trace: Trace, plan: Plan, backend: str = "auto"
-) -> Rewritten:
+def rewrite(model: nn.Module, trace: Trace, plan: Plan, backend: str = "auto") -> Rewritten:
     """Copy the model and make every planned weight come from its bank.
 
     Args:

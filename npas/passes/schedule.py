@@ -1,15 +1,17 @@
-"""Schedule: one generation a layer, where it is first used, or one a bank."""
+"""Schedule: one generation a layer, where it is first used, or one a bank; fused products."""
 
 import copy
 import operator
 from collections.abc import Mapping
 
+import torch
 from torch import fx
 
+from npas.kernels.combine_linear.cost import fusing_pays
 from npas.passes.rewrite import BANKS
-from npas.plan import Plan
+from npas.plan import LayerPlan, Plan
 
-SCHEDULES = ("auto", "layer", "bank")
+SCHEDULES = ("auto", "layer", "bank", "fused")
 
 
 def schedule_all(graphs: Mapping[bool, fx.Graph], plan: Plan, how: str) -> dict[bool, fx.Graph]:
@@ -21,23 +23,29 @@ def schedule_all(graphs: Mapping[bool, fx.Graph], plan: Plan, how: str) -> dict[
 def schedule(graph: fx.Graph, plan: Plan, how: str) -> fx.Graph:
     """Decide when weights are generated.
 
-    ``"layer"`` (and ``"auto"``) leaves a generation where its weight is first used, so that the
-    backward pass can drop and make again one weight at a time; without grad a bank then makes all
-    its weights in one launch at its first call. ``"bank"`` makes all weights of a bank at the
-    first use of any: fewer launches, all of them held.
+    ``"layer"`` leaves a generation where its weight is first used, so that the backward pass can
+    drop and make again one weight at a time; without grad a bank then makes all its weights in one
+    launch at its first call. ``"bank"`` makes all weights of a bank at the first use of any: fewer
+    launches, all of them held. ``"auto"`` is ``"layer"``, and where a product that generates its
+    weight on the way can be the cheaper one (`npas.kernels.combine_linear.cost`) lets the layer
+    decide when it knows its input; ``"fused"`` takes that product wherever it is possible.
 
     Args:
         graph: from `npas.passes.rewrite.rewrite`.
         plan: what is generated.
         how: one of `SCHEDULES`.
     """
-    if how != "bank":
+    if how == "layer":
         return graph
     graph = copy.deepcopy(graph)
     banks = {f"{BANKS}.{bank.name}": bank.name for bank in plan.banks}
     whole: dict[str, fx.Node] = {}
     for node in list(graph.nodes):
         if node.op != "call_module" or node.target not in banks or "rows" in node.kwargs:
+            continue
+        if how != "bank":
+            if _may_fuse(node, plan.layer_by_name[str(node.args[0])], always=how == "fused"):
+                node.kwargs = {"defer": "always" if how == "fused" else "pays"}
             continue
         bank = banks[str(node.target)]
         with graph.inserting_before(node):
@@ -52,3 +60,21 @@ def schedule(graph: fx.Graph, plan: Plan, how: str) -> fx.Graph:
         weight.name = f"{name}_weight" if name == bank else name
     graph.lint()
     return graph
+
+
+def _may_fuse(node: fx.Node, layer: LayerPlan, *, always: bool) -> bool:
+    """Tell whether a generated weight is only multiplied with, once, and perhaps by few rows."""
+    pointwise = layer.kind == "linear" or (
+        layer.kind == "conv" and all(size == 1 for size in layer.shape[2:])
+    )
+    users = list(node.users)
+    if not pointwise or not layer.k or len(users) != 1 or layer.uses != 1:
+        return False
+    if users[0].op != "call_module" or users[0].kwargs.get("generated") != {"weight": node}:
+        return False
+    if always or layer.macs is None:
+        return True
+    # More samples are more rows, and the more rows the less it pays.
+    itemsize = getattr(torch, layer.dtype).itemsize
+    rows, device = max(1, layer.macs // layer.n), torch.device("cuda")
+    return fusing_pays(rows, layer.k, layer.n, itemsize, training=True, device=device)

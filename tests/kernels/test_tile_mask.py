@@ -75,9 +75,7 @@ def test_bad_sizes() -> None:
         tile_mask(theta, torch.ones(9), coef, [10])
     with pytest.raises(ValueError, match=r"needs a mask of at least 14 elements .* found 13"):
         tile_mask(theta, torch.ones(13), coef, [25])
-    with pytest.raises(
-        ValueError, match=r"one element for each of the 1 weights.*\(2,\)"
-    ):
+    with pytest.raises(ValueError, match=r"one element for each of the 1 weights.*\(2,\)"):
         tile_mask(theta, torch.ones(14), torch.ones(2), [25])
     with pytest.raises(ValueError, match="at least one"):
         tile_mask(theta, torch.ones(14), coef[:0], [])

@@ -78,8 +78,32 @@ def test_bank_and_layer_give_the_same_gradients(recompute: bool) -> None:
         torch.testing.assert_close(found[1][name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_auto_is_layer() -> None:
-    assert compiled("auto").code == compiled("layer").code
+def deferred(ssn: Shapeshifter) -> dict[str, object]:
+    """Return the layers whose weights wait for their input, and how."""
+    calls = [n for n in ssn.graph.nodes if n.op == "call_module" and "npas" in str(n.target)]
+    return {str(n.args[0]): n.kwargs["defer"] for n in calls if "defer" in n.kwargs}
+
+
+def test_auto_leaves_the_choice_to_layers_that_only_multiply() -> None:
+    linear = ("fc1.weight", "fc2.weight", "fc3.weight")
+    assert deferred(compiled("auto", groups="single")) == dict.fromkeys(linear, "pays")
+    assert deferred(compiled("fused", groups="single")) == dict.fromkeys(linear, "always")
+    assert deferred(compiled("layer")) == deferred(compiled("bank")) == {}
+    auto, layer = compiled("auto"), compiled("layer")
+    assert auto.code.replace(", defer = 'pays'", "") == layer.code
+    torch.manual_seed(1)
+    out = auto(IDS)
+    torch.manual_seed(1)
+    assert torch.equal(out, layer(IDS))
+
+
+def test_a_layer_of_many_rows_has_no_choice() -> None:
+    """With example inputs the rows of one sample are known: 6 here, 600 for the other one."""
+    few, many = IDS, torch.zeros(1, 600, dtype=torch.int64)
+    options: dict[str, Any] = {"groups": "single", "k": 1, "budget": 0.5}
+    assert len(deferred(compiled("auto", example_inputs=(few,), **options))) == 3
+    assert deferred(compiled("auto", example_inputs=(many,), **options)) == {}
+    assert len(deferred(compiled("fused", example_inputs=(many,), **options))) == 3
 
 
 def test_bank_generates_each_bank_once_before_its_first_use() -> None:

@@ -7,6 +7,7 @@ coefficient's gradient, which a second launch adds up in a fixed order. No atomi
 """
 
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
+# pyright: reportPossiblyUnboundVariable=false
 
 from collections.abc import Sequence
 

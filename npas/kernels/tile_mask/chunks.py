@@ -78,4 +78,3 @@ def cut(sizes: tuple[int, ...], bank_size: int, length: int, device: torch.devic
         torch.from_numpy(of_weights).to(device),
         n_tiles,
     )
-

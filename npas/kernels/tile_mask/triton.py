@@ -19,7 +19,7 @@ With N elements of the bank in B blocks, T tiles, C chunks and g bytes in an ite
 """
 
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportOptionalMemberAccess=false
-# pyright: reportPossiblyUnboundVariable=false
+# pyright: reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -433,7 +433,7 @@ def accumulate_launches(
     d_mask: torch.Tensor,
     d_coef: torch.Tensor,
 ) -> list[Launch]:
-    """Return the launches that add the gradients to buffers (float32), of no elements if unwanted."""
+    """Return the launches that add the gradients to the buffers (float32)."""
     need_theta, need_mask, need_coef = (bool(d.numel()) for d in (d_theta, d_mask, d_coef))
     if not (need_theta or need_mask or need_coef):
         return []
@@ -513,6 +513,15 @@ def accumulate(
     d_coef: torch.Tensor,
 ) -> None:
     """Add the gradients to buffers, of no elements where not wanted."""
-    tensors = (t.contiguous() for t in (grad, theta, mask, coef))
-    for launch in accumulate_launches(*tensors, sizes, d_theta, d_mask, d_coef):
+    launches = accumulate_launches(
+        grad.contiguous(),
+        theta.contiguous(),
+        mask.contiguous(),
+        coef.contiguous(),
+        sizes,
+        d_theta,
+        d_mask,
+        d_coef,
+    )
+    for launch in launches:
         launch.run()
