@@ -3,7 +3,7 @@
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,29 +37,34 @@ class Compiled:
     Attributes:
         kernel: its name.
         target: a key of `TARGETS`.
+        shared_bytes: shared memory of a program.
         registers: vector registers of a thread.
         spills: registers that did not fit, in bytes of stack (CUDA) or registers (HIP).
-        shared_bytes: shared memory of a program.
         load_bits: widest load from memory.
         store_bits: widest store to memory.
+        loads: argument -> widest load from its tensor, as LLVM's code has it.
+        stores: argument -> widest store to its tensor.
     """
 
     kernel: str
     target: str
+    shared_bytes: int
     registers: int
     spills: int
-    shared_bytes: int
     load_bits: int
     store_bits: int
+    loads: Mapping[str, int]
+    stores: Mapping[str, int]
 
 
 def compile_ahead(launch: Launch, target: str) -> Compiled:
     """Compile a launch for a target.
 
-    Pointers count as aligned to 16 bytes and integers that 16 divides as such, as at run time.
+    Pointers and integers that 16 divides are compiled as such, as at run time.
 
     Args:
-        launch: its tensors may be on any device, meta included.
+        launch: its tensors may be on any device. One on the meta device has no address and counts
+            as aligned.
         target: a key of `TARGETS`.
 
     Raises:
@@ -82,7 +87,8 @@ def compile_ahead(launch: Launch, target: str) -> Compiled:
             continue
         value = launch.arguments[name]
         if isinstance(value, torch.Tensor):
-            signature[name], aligned = "*" + _TYPES[value.dtype], True
+            signature[name] = "*" + _TYPES[value.dtype]
+            aligned = value.is_meta or value.data_ptr() % 16 == 0
         elif value == 1:
             signature[name], constants[name] = "constexpr", 1
             continue
@@ -93,13 +99,17 @@ def compile_ahead(launch: Launch, target: str) -> Compiled:
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(launch.kernel, signature, constants, attributes)
     backend, architecture, threads = TARGETS[target]
-    found = triton_compile(
-        source, GPUTarget(backend, architecture, threads), {"num_warps": launch.warps}
-    )
+    # Fusion is the default; unless it is asked for, Triton 3.9 warns that this will change.
+    options = {"num_warps": launch.warps, "enable_fp_fusion": True}
+    found = triton_compile(source, GPUTarget(backend, architecture, threads), options)
     read = _read_cuda if backend == "cuda" else _read_hip
-    registers, spills, load_bits, store_bits = read(found)
+    names = [name for name, kind in signature.items() if kind != "constexpr"]
     return Compiled(
-        launch.name, target, registers, spills, found.metadata.shared, load_bits, store_bits
+        launch.name,
+        target,
+        found.metadata.shared,
+        *read(found),
+        *accesses(found.asm["llir"], names),
     )
 
 
@@ -117,8 +127,7 @@ def _read_cuda(found: Any) -> tuple[int, int, int, int]:
     return (
         int(registers[1]),
         int(stack[1]) + int(local[1]),
-        _widest_ptx(text, "ld.global"),
-        _widest_ptx(text, "st.global"),
+        *_widest_ptx(text),
     )
 
 
@@ -130,9 +139,12 @@ def _run_cuobjdump(*arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-def _widest_ptx(text: str, instruction: str) -> int:
-    pattern = re.escape(instruction) + r"(?:\.[a-z_:0-9]+?)*?(?:\.v(\d))?\.[buf](\d+)\b"
-    return max((int(n or 1) * int(bits) for n, bits in re.findall(pattern, text)), default=0)
+def _widest_ptx(text: str) -> tuple[int, int]:
+    """Return the bits of the widest load and of the widest store."""
+    widest = {"l": 0, "s": 0}
+    for kind, bits in filter(None, map(_access, text.splitlines())):
+        widest[kind] = max(bits, widest[kind])
+    return widest["l"], widest["s"]
 
 
 def _read_hip(found: Any) -> tuple[int, int, int, int]:
@@ -149,3 +161,61 @@ def _read_hip(found: Any) -> tuple[int, int, int, int]:
     spills = count("vgpr_spill_count") + count("sgpr_spill_count")
     return count("vgpr_count"), spills, widest("load"), widest("store")
 
+
+_VALUE = re.compile(r"%[\w.]+")
+_POINTER = re.compile(
+    r"\s*%[\w.]+ = (?:getelementptr|phi ptr|select .*ptr|.*@llvm\.amdgcn\.make\.buffer)"
+)
+# Inline PTX (\09 is a tab in it), which the CUDA back end writes; a copy to shared memory names its
+# bytes at the end.
+_PTX = re.compile(r"(?:\b|\\09)(ld|st)\.global(?:\.[\w:]+?)*?(?:\.v(\d))?\.[buf](\d+)\b")
+_PTX_COPY = re.compile(r"(?:\b|\\09)cp\.async\.c[ag]\.shared\.global.*?, 0x([0-9a-f]+)")
+_LLVM = re.compile(
+    r"\b(load|store) (?:volatile )?(?:<(\d+) x )?(i|float|half|bfloat)(\d*)\b.*ptr addrspace\(1\)"
+)
+_BUFFER = re.compile(r"raw\.ptr\.buffer\.(load|store)\.(?:v(\d+))?(?:bf|f|i)(\d+)\(")
+_FLOAT_BITS = {"float": 32, "half": 16, "bfloat": 16}
+
+
+def accesses(llir: str, names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Follow a kernel's pointers, in LLVM's code, from its arguments to its loads and stores.
+
+    Args:
+        llir: text of one kernel.
+        names: its arguments in order.
+
+    Returns:
+        Argument -> bits of the widest load, and of the widest store.
+    """
+    roots = {f"%{index}": {name} for index, name in enumerate(names)}
+    pointers = [_VALUE.findall(line) for line in llir.splitlines() if _POINTER.match(line)]
+    before, known = -1, 0
+    # A loop's pointer is defined by one that stands further down.
+    while before < known:
+        for pointer, *values in pointers:
+            for value in values:
+                roots.setdefault(pointer, set()).update(roots.get(value, ()))
+        before, known = known, sum(map(len, roots.values()))
+    found: dict[str, dict[str, int]] = {"l": {}, "s": {}}
+    for line in llir.splitlines():
+        access = _access(line)
+        if access is not None:
+            kind, bits = access
+            for value in _VALUE.findall(line):
+                for name in roots.get(value, ()):
+                    found[kind][name] = max(bits, found[kind].get(name, 0))
+    return found["l"], found["s"]
+
+
+def _access(line: str) -> tuple[str, int] | None:
+    """Return whether a line loads ("l") or stores ("s") global memory, and how many bits."""
+    if match := _PTX.search(line):
+        return match[1][0], int(match[2] or 1) * int(match[3])
+    if match := _PTX_COPY.search(line):
+        return "l", 8 * int(match[1], 16)
+    if match := _LLVM.search(line):
+        bits = _FLOAT_BITS.get(match[3]) or int(match[4])
+        return match[1][0], int(match[2] or 1) * bits
+    if match := _BUFFER.search(line):
+        return match[1][0], int(match[2] or 1) * int(match[3])
+    return None

@@ -193,7 +193,7 @@ def compiled(networks: Mapping[str, Network], rounds: int) -> list[dict[str, Any
             for key, module in {"dense": network.make(), **modules}.items():
                 torch._dynamo.reset()
                 expected = gradients(module, x)
-                fast = torch.compile(module, fullgraph=True)  # a graph break is an error
+                fast: Any = torch.compile(module, fullgraph=True)  # a graph break is an error
                 torch.testing.assert_close(fast(x), module(x), rtol=1e-3, atol=1e-3)
                 for found, right in zip(
                     gradients(fast, x).values(), expected.values(), strict=True
