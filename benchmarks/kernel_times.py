@@ -186,7 +186,7 @@ def _prepare(case: Case, dtype: torch.dtype, device: torch.device) -> _Prepared:
 
 def _op(case: Case, tensors: Sequence[torch.Tensor], others: Sequence[Any], backend: str) -> Any:
     module = importlib.import_module(f"npas.kernels.{case.op}.op")
-    return module._call(*tensors, *others, None, backend)
+    return module._op.call(*tensors, *others, None, backend)
 
 
 def _forward(case: Case, given: _Prepared) -> dict[str, Call]:

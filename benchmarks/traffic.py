@@ -1,6 +1,7 @@
 """Bytes that PyTorch's operators move, and the memory that a call takes besides its result."""
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -107,6 +108,8 @@ def peak_temporaries(call: Callable[[], object]) -> int:
     Args:
         call: runs on the CPU.
     """
+    # Its library greets on stderr at every start and stop.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
         result = call()

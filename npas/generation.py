@@ -20,10 +20,14 @@ from npas.kernels import (
     tile_mask,
 )
 from npas.kernels.accumulate import sum_dtype
+from npas.kernels.combine.op import combine_accumulate
 from npas.kernels.combine.table import AVERAGE
+from npas.kernels.combine_linear.op import combine_linear_accumulate
+from npas.kernels.gather_combine.op import gather_combine_accumulate
+from npas.kernels.gather_tile_mask.op import gather_tile_mask_accumulate
+from npas.kernels.interpolate.op import interpolate_accumulate
 from npas.kernels.registration import no_second_derivative
-
-_ops = torch.ops.npas
+from npas.kernels.tile_mask.op import tile_mask_accumulate
 
 
 class Sources(NamedTuple):
@@ -85,7 +89,7 @@ class Combine:
 
     def accumulate(self, grad: torch.Tensor, sources: Sources, buffers: Sources) -> None:
         """Add to the gradients of bank and coefficients."""
-        _ops.combine_accumulate(
+        combine_accumulate(
             grad,
             sources.theta,
             sources.coef,
@@ -123,7 +127,7 @@ class CombineRows:
 
     def accumulate(self, grad: torch.Tensor, sources: Sources, buffers: Sources) -> None:
         """Add to the gradients of bank and coefficients."""
-        _ops.gather_combine_accumulate(
+        gather_combine_accumulate(
             grad,
             sources.theta,
             sources.coef,
@@ -198,7 +202,7 @@ class TileMask:
     def accumulate(self, grad: torch.Tensor, sources: Sources, buffers: Sources) -> None:
         """Add to the gradients of bank, masks and learned scalars."""
         found = self.factors.buffer(buffers.coef)
-        _ops.tile_mask_accumulate(
+        tile_mask_accumulate(
             grad,
             sources.theta,
             _masks(sources, self.masked),
@@ -241,7 +245,7 @@ class TileMaskRows:
     def accumulate(self, grad: torch.Tensor, sources: Sources, buffers: Sources) -> None:
         """Add to the gradients of bank, masks and the learned scalar."""
         found = self.factors.buffer(buffers.coef)
-        _ops.gather_tile_mask_accumulate(
+        gather_tile_mask_accumulate(
             grad,
             sources.theta,
             _masks(sources, self.masked),
@@ -276,7 +280,7 @@ class Interpolate:
         """Add to the gradients of bank and learned scalar."""
         found = self.factors.buffer(buffers.coef)
         coef = self.factors.of(sources.coef)
-        _ops.interpolate_accumulate(
+        interpolate_accumulate(
             grad, sources.theta, coef, self.rows, self.columns, buffers.theta, found, self.backend
         )
         self.factors.spread(found, buffers.coef)
@@ -336,7 +340,7 @@ class Product:
         flat = rows.reshape(-1)
         kept = sum_dtype(rows, *sources)
         found = flat.new_zeros(flat.numel() if want else 0, dtype=kept)
-        _ops.combine_linear_accumulate(
+        combine_linear_accumulate(
             grad.reshape(-1, self.out_features),
             sources.theta,
             sources.coef,

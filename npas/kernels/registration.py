@@ -58,12 +58,21 @@ class Definition:
         return self.eager
 
 
-def register(op: Definition) -> OpCall:
-    """Register an op's three custom ops.
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What calls an op; every argument by position, ``dtype`` (of `call`) and ``backend`` last.
 
-    Returns:
-        What calls the op: with every argument by position, ``dtype`` and ``backend`` last.
+    Attributes:
+        call: returns what the op makes.
+        accumulate: adds the gradients of one call to buffers.
     """
+
+    call: OpCall
+    accumulate: Callable[..., None]
+
+
+def register(op: Definition) -> Registered:
+    """Register an op's three custom ops, and return what calls them."""
     n = len(op.tensors)
     tensors = ", ".join(f"Tensor {name}" for name in op.tensors)
     inputs = f"{tensors}, {op.constants}"
@@ -110,7 +119,7 @@ def register(op: Definition) -> OpCall:
     forward_op = _define(
         op.name, f"({inputs}, ScalarType? dtype, str backend) -> Tensor", forward, forward_fake
     )
-    _define(
+    accumulate_op = _define(
         f"{op.name}_accumulate",
         f"(Tensor grad, {inputs}, {buffers}, str backend) -> ()",
         accumulate,
@@ -128,9 +137,28 @@ def register(op: Definition) -> OpCall:
         if args[-1] == "reference":
             op.check(*args[:-2])
             return op.reference(*args[:-1])
-        return call(*args)
+        return forward(*args) if _is_seen_by_nobody(args[0]) else call(*args)
 
-    return with_backend
+    def accumulate_into(grad: torch.Tensor, *args: Any) -> None:
+        (accumulate if _is_seen_by_nobody(grad) else accumulate_op)(grad, *args)
+
+    return Registered(with_backend, accumulate_into)
+
+
+def _is_seen_by_nobody(tensor: torch.Tensor) -> bool:
+    """Tell whether a call may leave out the dispatcher: no autograd, no mode, no transform.
+
+    Through two layers of Python that takes 30 us in a loop, and several times that between two
+    convolutions, whose data has taken the caches: 5 ms of a step of 440 ms with 17 layers.
+    """
+    return (
+        not torch.is_grad_enabled()
+        and type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+        and not tensor.is_meta
+    )
 
 
 def _define(

@@ -43,7 +43,7 @@ def combine(
             of the table is malformed or out of bounds.
         NpasError: if ``backend="triton"`` cannot run.
     """
-    return _call(theta, coef, gain, table, dtype, backend)
+    return _op.call(theta, coef, gain, table, dtype, backend)
 
 
 def _check(
@@ -61,7 +61,7 @@ def _shape(
     return [output_size(table)]
 
 
-_call = register(
+_op = register(
     Definition(
         name="combine",
         tensors=("theta", "coef"),
@@ -72,3 +72,5 @@ _call = register(
         eager=eager,
     )
 )
+#: Adds the gradients of a call to buffers: see `npas.kernels.registration`.
+combine_accumulate = _op.accumulate

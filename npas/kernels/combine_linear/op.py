@@ -109,7 +109,7 @@ def combine_linear_flat(
         ValueError: as `combine_linear`, and where templates overlap.
     """
     dtype = dtype or theta.dtype
-    return _call(theta, coef, input, gain, table_row, out_features, dtype, backend)
+    return _op.call(theta, coef, input, gain, table_row, out_features, dtype, backend)
 
 
 def _in_features(table_row: Sequence[int], out_features: int) -> int:
@@ -165,7 +165,7 @@ def _shape(
 # The op takes its input flat, so that it and its gradient are vectors as the other tensors are.
 # The float32 buffer that the gradient of the input is added to costs M * in_features items more
 # than a plain store; at M = 64 and out_features = 768 that is 6% of the backward pass in bfloat16.
-_call = register(
+_op = register(
     Definition(
         name="combine_linear",
         tensors=("theta", "coef", "input"),
@@ -176,3 +176,5 @@ _call = register(
         eager=eager,
     )
 )
+#: Adds the gradients of a call to buffers: see `npas.kernels.registration`.
+combine_linear_accumulate = _op.accumulate

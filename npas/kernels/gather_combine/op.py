@@ -44,7 +44,7 @@ def gather_combine(
         IndexError: on the CPU, if an id is not a row of the weight.
         NpasError: if ``backend="triton"`` cannot run.
     """
-    return _call(theta, coef, gain, table_row, cols, ids, dtype, backend)
+    return _op.call(theta, coef, gain, table_row, cols, ids, dtype, backend)
 
 
 def _check(
@@ -77,7 +77,7 @@ def _shape(
     return [*ids.shape, cols]
 
 
-_call = register(
+_op = register(
     Definition(
         name="gather_combine",
         tensors=("theta", "coef"),
@@ -88,3 +88,5 @@ _call = register(
         eager=eager,
     )
 )
+#: Adds the gradients of a call to buffers: see `npas.kernels.registration`.
+gather_combine_accumulate = _op.accumulate

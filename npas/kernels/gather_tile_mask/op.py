@@ -42,7 +42,7 @@ def gather_tile_mask(
         IndexError: on the CPU, if an id is not a row of the weight.
         NpasError: if ``backend="triton"`` cannot run.
     """
-    return _call(theta, mask, coef, n, cols, ids, dtype, backend)
+    return _op.call(theta, mask, coef, n, cols, ids, dtype, backend)
 
 
 def _check(
@@ -69,7 +69,7 @@ def _shape(
     return [*ids.shape, cols]
 
 
-_call = register(
+_op = register(
     Definition(
         name="gather_tile_mask",
         tensors=("theta", "mask", "coef"),
@@ -80,3 +80,5 @@ _call = register(
         eager=eager,
     )
 )
+#: Adds the gradients of a call to buffers: see `npas.kernels.registration`.
+gather_tile_mask_accumulate = _op.accumulate

@@ -37,7 +37,7 @@ def interpolate(
         ValueError: if a tensor has the wrong shape, device or dtype, or the weight is smaller than
             the bank.
     """
-    return _call(theta, coef, rows, cols, dtype, backend)
+    return _op.call(theta, coef, rows, cols, dtype, backend)
 
 
 def _check(theta: torch.Tensor, coef: torch.Tensor, rows: int, cols: int) -> None:
@@ -49,7 +49,7 @@ def _shape(theta: torch.Tensor, coef: torch.Tensor, rows: int, cols: int) -> lis
     return [rows * cols]
 
 
-_call = register(
+_op = register(
     Definition(
         name="interpolate",
         tensors=("theta", "coef"),
@@ -61,3 +61,5 @@ _call = register(
         has_kernels=False,
     )
 )
+#: Adds the gradients of a call to buffers: see `npas.kernels.registration`.
+interpolate_accumulate = _op.accumulate

@@ -43,7 +43,7 @@ def tile_mask(
             the bank, or the mask is too short.
         NpasError: if ``backend="triton"`` cannot run.
     """
-    return _call(theta, mask, coef, sizes, dtype, backend)
+    return _op.call(theta, mask, coef, sizes, dtype, backend)
 
 
 def _check(
@@ -58,7 +58,7 @@ def _shape(*args: object) -> list[int]:
     return [starts(sizes)[1]]
 
 
-_call = register(
+_op = register(
     Definition(
         name="tile_mask",
         tensors=("theta", "mask", "coef"),
@@ -69,3 +69,5 @@ _call = register(
         eager=eager,
     )
 )
+#: Adds the gradients of a call to buffers: see `npas.kernels.registration`.
+tile_mask_accumulate = _op.accumulate
