@@ -3,9 +3,9 @@
 A plan's layers are made one after the other, each weight dropped before the next one is made, as
 training with recomputation does it ("a call a layer"), and in one call a bank. They take turns with
 
-- a copy for each layer of ``(K_i + 1) n_i / 2`` elements, which moves as many bytes as the layer's
-  floor, between two buffers that are there already; and `clone`, which pays for fresh memory as the
-  output of any op does;
+- a copy for each layer of ``(K_i + 1) n_i / 2`` elements of its bank, which moves as many bytes as
+  the layer's floor, into a buffer that is there already; and `clone`, which pays for fresh memory
+  as the output of any op does;
 - the naive form, layer after layer; backward by autograd (which adds up a gradient as large as the
   bank for each layer) and written by hand (which adds to the windows alone);
 - autograd through the reference, layer after layer.
@@ -78,7 +78,7 @@ def _rows(
     ways = _forward(banks, device) if forward else _backward(banks, device)
     sizes = {how: floors(banks, forward, how) for how in HOW}
     for how in HOW:
-        ways[f"copy {how}"], ways[f"clone {how}"] = _copies(sizes[how], device)
+        ways[f"copy {how}"], ways[f"clone {how}"] = _copies(banks, sizes[how])
     times = paired({way: partial(_run, calls) for way, calls in ways.items()}, device, rounds)
     n_weights = sum(layer.row.n for bank in banks for layer in bank.layers)
     for how in HOW:
@@ -131,16 +131,22 @@ def floors(banks: Sequence[Made], forward: bool, how: str) -> list[int]:
     return found
 
 
-def _copies(sizes: Sequence[int], device: torch.device) -> tuple[list[Call], list[Call]]:
-    """Return calls that move as many bytes, into memory that is there and into fresh memory."""
-    source = torch.ones(max(sizes) // 8, device=device)
-    target = torch.empty_like(source)
-
-    def copy(n: int) -> None:
-        target[:n].copy_(source[:n])
-
-    ends = [size // 8 for size in sizes]
-    return [partial(copy, n) for n in ends], [source[:n].clone for n in ends]
+def _copies(banks: Sequence[Made], sizes: Sequence[int]) -> tuple[list[Call], list[Call]]:
+    """Return calls that move as many bytes, out of the bank into memory that is there and fresh."""
+    target = torch.empty_like(max((bank.theta for bank in banks), key=len))
+    layers = ((bank.theta, layer) for bank in banks for layer in bank.layers)
+    copies: list[Call] = []
+    clones: list[Call] = []
+    for (theta, layer), size in zip(layers, sizes, strict=True):
+        left = size // (2 * theta.element_size())
+        while left:
+            n = min(left, len(theta))
+            first = min(layer.row.base, len(theta) - n)
+            source = theta[first : first + n]
+            copies.append(partial(target[:n].copy_, source))
+            clones.append(source.clone)
+            left -= n
+    return copies, clones
 
 
 def _forward(banks: Sequence[Made], device: torch.device) -> dict[str, list[Call]]:

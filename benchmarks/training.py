@@ -99,7 +99,9 @@ class Step:
     def __init__(self, module: nn.Module, x: torch.Tensor) -> None:
         """Make the optimizer."""
         self.module, self.x = module, x
-        self.optimizer = torch.optim.AdamW(module.parameters())
+        # Without fused=True each temporary is as large as a parameter, and fresh memory for a large
+        # one: 220 ms for a bank of 43M parameters, 130 for as many in layers, 25 fused.
+        self.optimizer = torch.optim.AdamW(module.parameters(), fused=True)
         self.optimizer_ms: list[float] = []
 
     def __call__(self) -> None:
