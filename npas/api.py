@@ -115,7 +115,9 @@ def compile(
             PyTorch's operators elsewhere), ``"triton"`` (on the CPU in Triton's interpreter),
             ``"eager"`` (PyTorch's operators), ``"reference"`` (the definitions, which autograd
             differentiates any number of times).
-        schedule: ``"auto"`` or ``"layer"``: weights are generated where they are used first;
+        schedule: ``"layer"``: weights are generated where they are used first; ``"auto"``: that,
+            and on GPUs linear layers and pointwise convolutions with few rows of input multiply
+            without writing their weight; ``"fused"``: they do so wherever that is possible;
             ``"bank"``: all weights of a bank at once, which holds them all and recomputes none.
         recompute: whether generated weights are made again for the backward pass instead of being
             kept; ``"auto"`` does it wherever autograd allows.

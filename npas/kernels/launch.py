@@ -1,8 +1,10 @@
 """A kernel launch as data: run here, or compiled ahead of time, or counted."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +35,15 @@ class Launch:
         """Launch it, on the current stream of the tensors' device."""
         if 0 not in self.grid:
             self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.warps)
+
+
+def run_all(launches: Callable[..., list[Launch]], *arguments: Any) -> None:
+    """Run what a function returns for some arguments, their tensors made contiguous.
+
+    Args:
+        launches: such as an op's ``accumulate_launches``.
+        *arguments: what it takes. Tensors that are written are contiguous.
+    """
+    given = (a.contiguous() if isinstance(a, torch.Tensor) else a for a in arguments)
+    for launch in launches(*given):
+        launch.run()

@@ -17,7 +17,7 @@ import triton.language as tl
 
 from npas.kernels.combine.inverse import forward_table, inverse_table
 from npas.kernels.combine.table import ROW, output_size
-from npas.kernels.launch import Launch
+from npas.kernels.launch import Launch, run_all
 
 
 @triton.jit
@@ -290,9 +290,7 @@ def combine(
 ) -> torch.Tensor:
     """Generate the weights of a table; see `npas.kernels.combine.reference.combine`."""
     out = theta.new_empty(output_size(table), dtype=dtype)
-    gain = None if gain is None else gain.contiguous()
-    for launch in forward_launches(out, theta.contiguous(), coef.contiguous(), gain, table):
-        launch.run()
+    run_all(forward_launches, out, theta, coef, gain, table)
     return out
 
 
@@ -306,9 +304,4 @@ def accumulate(
     d_coef: torch.Tensor,
 ) -> None:
     """Add the gradients of bank and coefficients to buffers, of no elements where not wanted."""
-    gain = None if gain is None else gain.contiguous()
-    launches = accumulate_launches(
-        grad.contiguous(), theta.contiguous(), coef.contiguous(), gain, table, d_theta, d_coef
-    )
-    for launch in launches:
-        launch.run()
+    run_all(accumulate_launches, grad, theta, coef, gain, table, d_theta, d_coef)

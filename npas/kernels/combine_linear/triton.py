@@ -29,7 +29,7 @@ from npas.kernels.combine.table import ALIGN, AVERAGE, Row
 from npas.kernels.combine.triton import sum_launch
 from npas.kernels.combine_linear.cost import block_m
 from npas.kernels.gather_combine.triton import coefficient_sums, template_factor
-from npas.kernels.launch import Launch
+from npas.kernels.launch import Launch, run_all
 
 _DTYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 # Templates whose loads are written one after the other, so that they are in flight together; a
@@ -450,17 +450,7 @@ def combine_linear(
     """Return [M, out_features] of a flat ``input``; see the reference."""
     in_features = Row(*table_row).n // out_features
     out = input.new_empty(input.numel() // in_features, out_features, dtype=dtype)
-    launches = forward_launches(
-        out,
-        theta.contiguous(),
-        coef.contiguous(),
-        input.contiguous(),
-        None if gain is None else gain.contiguous(),
-        table_row,
-        out_features,
-    )
-    for launch in launches:
-        launch.run()
+    run_all(forward_launches, out, theta, coef, input, gain, table_row, out_features)
     return out
 
 
@@ -477,17 +467,16 @@ def accumulate(
     d_input: torch.Tensor,
 ) -> None:
     """Add the gradients to buffers, of no elements where not wanted; see `eager.accumulate`."""
-    launches = accumulate_launches(
-        grad.contiguous(),
-        theta.contiguous(),
-        coef.contiguous(),
-        input.contiguous(),
-        None if gain is None else gain.contiguous(),
+    run_all(
+        accumulate_launches,
+        grad,
+        theta,
+        coef,
+        input,
+        gain,
         table_row,
         out_features,
         d_theta,
         d_coef,
         d_input,
     )
-    for launch in launches:
-        launch.run()

@@ -29,7 +29,7 @@ import triton.language as tl
 
 from npas.kernels.combine.table import ALIGN, AVERAGE, Row
 from npas.kernels.combine.triton import sum_launch
-from npas.kernels.launch import Launch
+from npas.kernels.launch import Launch, run_all
 
 # Rows of a run that one program adds up: 32 rows of latency, and a 32nd of grad for chunks.
 CHUNK = 32
@@ -382,12 +382,7 @@ def gather_combine(
 ) -> torch.Tensor:
     """Generate rows; see `npas.kernels.gather_combine.reference.gather_combine`."""
     out = theta.new_empty(*ids.shape, cols, dtype=dtype)
-    gain = None if gain is None else gain.contiguous()
-    launches = forward_launches(
-        out, theta.contiguous(), coef.contiguous(), gain, table_row, cols, ids.contiguous()
-    )
-    for launch in launches:
-        launch.run()
+    run_all(forward_launches, out, theta, coef, gain, table_row, cols, ids)
     return out
 
 
@@ -403,16 +398,4 @@ def accumulate(
     d_coef: torch.Tensor,
 ) -> None:
     """Add the gradients of bank and coefficients to buffers, of no elements where not wanted."""
-    launches = accumulate_launches(
-        grad.contiguous(),
-        theta.contiguous(),
-        coef.contiguous(),
-        None if gain is None else gain.contiguous(),
-        table_row,
-        cols,
-        ids.contiguous(),
-        d_theta,
-        d_coef,
-    )
-    for launch in launches:
-        launch.run()
+    run_all(accumulate_launches, grad, theta, coef, gain, table_row, cols, ids, d_theta, d_coef)

@@ -31,7 +31,7 @@ import triton.language as tl
 
 from npas.kernels.combine.table import ALIGN
 from npas.kernels.gather_combine.triton import CHUNK, pick_config, sum_chunks
-from npas.kernels.launch import Launch
+from npas.kernels.launch import Launch, run_all
 from npas.kernels.tile_mask.tiles import window_of
 from npas.kernels.tile_mask.triton import Partial, class_sums, mask_factors
 
@@ -362,11 +362,7 @@ def gather_tile_mask(
 ) -> torch.Tensor:
     """Generate rows; see `npas.kernels.gather_tile_mask.reference.gather_tile_mask`."""
     out = theta.new_empty(*ids.shape, cols, dtype=dtype)
-    launches = forward_launches(
-        out, theta.contiguous(), mask.contiguous(), coef.contiguous(), n, cols, ids.contiguous()
-    )
-    for launch in launches:
-        launch.run()
+    run_all(forward_launches, out, theta, mask, coef, n, cols, ids)
     return out
 
 
@@ -383,17 +379,4 @@ def accumulate(
     d_coef: torch.Tensor,
 ) -> None:
     """Add the gradients to buffers, of no elements where not wanted."""
-    launches = accumulate_launches(
-        grad.contiguous(),
-        theta.contiguous(),
-        mask.contiguous(),
-        coef.contiguous(),
-        n,
-        cols,
-        ids.contiguous(),
-        d_theta,
-        d_mask,
-        d_coef,
-    )
-    for launch in launches:
-        launch.run()
+    run_all(accumulate_launches, grad, theta, mask, coef, n, cols, ids, d_theta, d_mask, d_coef)

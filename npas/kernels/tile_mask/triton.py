@@ -29,7 +29,7 @@ import triton
 import triton.language as tl
 
 from npas.kernels.combine.table import ALIGN, starts
-from npas.kernels.launch import Launch
+from npas.kernels.launch import Launch, run_all
 from npas.kernels.tile_mask.chunks import cut
 from npas.kernels.tile_mask.tiles import mask_size, window_of
 
@@ -494,11 +494,7 @@ def tile_mask(
 ) -> torch.Tensor:
     """Generate weights; see `npas.kernels.tile_mask.reference.tile_mask`."""
     out = theta.new_empty(starts(sizes)[1], dtype=dtype)
-    launches = forward_launches(
-        out, theta.contiguous(), mask.contiguous(), coef.contiguous(), sizes
-    )
-    for launch in launches:
-        launch.run()
+    run_all(forward_launches, out, theta, mask, coef, sizes)
     return out
 
 
@@ -513,15 +509,4 @@ def accumulate(
     d_coef: torch.Tensor,
 ) -> None:
     """Add the gradients to buffers, of no elements where not wanted."""
-    launches = accumulate_launches(
-        grad.contiguous(),
-        theta.contiguous(),
-        mask.contiguous(),
-        coef.contiguous(),
-        sizes,
-        d_theta,
-        d_mask,
-        d_coef,
-    )
-    for launch in launches:
-        launch.run()
+    run_all(accumulate_launches, grad, theta, mask, coef, sizes, d_theta, d_mask, d_coef)
