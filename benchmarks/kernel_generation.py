@@ -3,9 +3,10 @@
 A plan's layers are made one after the other, each weight dropped before the next one is made, as
 training with recomputation does it ("a call a layer"), and in one call a bank. They take turns with
 
-- a copy for each layer of ``(K_i + 1) n_i / 2`` elements of its bank, which moves as many bytes as
-  the layer's floor, into a buffer that is there already; and `clone`, which pays for fresh memory
-  as the output of any op does;
+- a plain copy of ``sum (K_i + 1) n_i / 2`` elements, which moves as many bytes as the floor, from
+  one buffer that is there into another; the same in pieces, each layer's out of its bank into the
+  same small buffer, most of which a cache holds (`cached`); and those pieces into fresh memory, as
+  the output of any op is (`clone`);
 - the naive form, layer after layer; backward by autograd (which adds up a gradient as large as the
   bank for each layer) and written by hand (which adds to the windows alone);
 - autograd through the reference, layer after layer.
@@ -78,7 +79,9 @@ def _rows(
     ways = _forward(banks, device) if forward else _backward(banks, device)
     sizes = {how: floors(banks, forward, how) for how in HOW}
     for how in HOW:
-        ways[f"copy {how}"], ways[f"clone {how}"] = _copies(banks, sizes[how])
+        ways[f"cached {how}"], ways[f"clone {how}"] = _copies(banks, sizes[how])
+        source = torch.ones(sum(sizes[how]) // 8, device=device)
+        ways[f"copy {how}"] = [partial(torch.zeros_like(source).copy_, source)]
     times = paired({way: partial(_run, calls) for way, calls in ways.items()}, device, rounds)
     n_weights = sum(layer.row.n for bank in banks for layer in bank.layers)
     for how in HOW:
@@ -97,6 +100,7 @@ def _rows(
             "floor_bytes": sum(sizes[how]),
             **on_cpu,
             **timings(times, how, f"copy {how}"),
+            "ratio_cached": times.ratio(how, f"cached {how}"),
             "ratio_clone": times.ratio(how, f"clone {how}"),
             "ratio_by_hand": times.ratio(how, "by hand"),
             "ms_copy": times.ms(f"copy {how}"),

@@ -39,6 +39,7 @@ _NETWORKS = (
     Column("spread", "spread", percent),
     *_BYTES,
     Column("to copy", "ratio_copy", times),
+    Column("to cached", "ratio_cached", times),
     Column("to clone", "ratio_clone", times),
     Column("to naive", "ratio_naive", times),
     Column("to by hand", "ratio_by_hand", times),
@@ -75,8 +76,9 @@ def timed(rows: Sequence[Row], networks: Sequence[Row]) -> list[Section]:
         f"{times(forward['ratio_copy'])} of a copy at most; backward, "
         f"{times(backward['ratio_naive'])} of the naive form's; temporaries below "
         f"{percent(forward['temporaries'])} of the weights generated. A copy moves as many "
-        "bytes as the floor between two buffers that are there, a clone into fresh memory. By "
-        "hand: the naive backward without autograd. A plan of views alone has no row."
+        "bytes as the floor between two buffers that are there; cached: in pieces, layer by layer, "
+        "into one buffer that stays in the cache; clone: those pieces into fresh memory. By hand: "
+        "the naive backward without autograd. A plan of views alone has no row."
     )
     sections = [Section("One call", calls, _TIMES, rows)] if rows else []
     if networks:
