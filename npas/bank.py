@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from npas.deferred import Deferred
-from npas.generation import (
+from npas.calls import (
     Call,
     Combine,
     CombineRows,
@@ -21,6 +20,7 @@ from npas.generation import (
     TileMaskRows,
     Window,
 )
+from npas.deferred import Deferred
 from npas.kernels.backends import choose
 from npas.kernels.combine.table import AVERAGE, starts
 from npas.kernels.combine_linear.cost import fusing_pays

@@ -16,7 +16,8 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from npas.generation import Forward, Sources
+from npas.calls import Sources
+from npas.generation import Forward
 
 
 class Generates(Protocol):
