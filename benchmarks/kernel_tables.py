@@ -31,6 +31,7 @@ _TIMES = (
     Column("to copy", "ratio_copy", times),
     Column("to naive", "ratio_naive", times),
     Column("to reference", "ratio_reference", times),
+    Column("to written", "ratio_written", times),
 )
 _NETWORKS = (
     Column("direction", "direction"),
@@ -68,7 +69,8 @@ def timed(rows: Sequence[Row], networks: Sequence[Row]) -> list[Section]:
     calls = (
         "Milliseconds: medians; spread: the distance between the quartiles, in medians. Ratios are "
         "medians of the rounds' ratios: to a copy of as many bytes as the floor, to the form a "
-        "user would write, to autograd through the reference."
+        "user would write, to autograd through the reference, to the product with a weight that "
+        "combine writes."
     )
     forward, backward = TARGETS["forward"], TARGETS["backward"]
     whole = (

@@ -6,7 +6,9 @@ Each case is timed forward and backward, in rounds in which these take turns:
   to float32 buffers);
 - a copy of as many bytes, reads plus writes, between two tensors that are there already;
 - the naive form (`benchmarks.kernel_naive`), backward by autograd into ``.grad``;
-- autograd through the reference, likewise.
+- autograd through the reference, likewise;
+- for `combine_linear` the same with the weight written by `combine`, the gradients added as it adds
+  them (`written`).
 
 Before that, the op and the naive form are compared with the reference in float64. On the CPU the
 bytes are what PyTorch's operators read and write (`benchmarks.traffic`). On a CUDA device the op
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from benchmarks.kernel_cases import (
     BACKWARD,
@@ -40,6 +43,7 @@ from benchmarks.kernel_floors import floor_bytes
 from benchmarks.kernel_naive import NAIVE
 from benchmarks.runner import Call, Times, environment, paired
 from benchmarks.traffic import bytes_moved
+from npas.kernels import combine
 from npas.kernels.combine.table import ROW, starts
 
 Row = dict[str, Any]
@@ -98,9 +102,16 @@ CASES: tuple[Case, ...] = (
         linear_sample("256 x 256, K=4, 1 row", (0, 65_536, 4, 65_536), 256, 1),
         quick=True,
     ),
-    Case(
-        "combine_linear",
-        linear_sample("3072 x 768, K=4, 8 rows", (0, 2_359_296, 4, 2_359_296), 3072, 8),
+    *(
+        Case(
+            "combine_linear",
+            linear_sample(
+                f"3072 x 768, K={k}, {rows} rows", (0, 2_359_296, k, 2_359_296), 3072, rows
+            ),
+            (FP32,),
+        )
+        for k in (1, 4)
+        for rows in (1, 8, 128)
     ),
 )
 
@@ -139,6 +150,8 @@ def _row(case: Case, direction: str, dtype: torch.dtype, device: torch.device, r
     given = _prepare(case, dtype, device)
     floor = floor_bytes(case.op, case.sample, direction, dtype)
     variants = _forward(case, given) if direction == FORWARD else _backward(case, given)
+    if case.op == "combine_linear":
+        variants["written"] = _written(direction, given)
     source = torch.ones(floor // 8, device=device)
     target = torch.empty_like(source)
     times = paired(variants | {"copy": lambda: target.copy_(source)}, device, rounds)
@@ -168,6 +181,7 @@ def timings(times: Times, op: str = "op", copy: str = "copy") -> Row:
         "ratio_copy": times.ratio(op, copy),
         "ratio_naive": times.ratio(op, "naive"),
         "ratio_reference": times.ratio(op, "reference"),
+        "ratio_written": times.ratio(op, "written"),
     }
 
 
@@ -215,6 +229,28 @@ def _backward(case: Case, given: _Prepared) -> dict[str, Call]:
         "naive": by_autograd(lambda leaves: NAIVE[case.op](leaves, given.others)),
         "reference": by_autograd(lambda leaves: _op(case, leaves, given.others, "reference")),
     }
+
+
+def _written(direction: str, given: _Prepared) -> Call:
+    """Return a product whose weight, and its gradient, are written."""
+    (theta, coef, flat), (gain, row, out_features) = given.tensors, given.others
+    backend = backend_of(given.grad.device)
+    rows = flat.view(given.grad.shape[0], -1)
+    buffers = [torch.zeros_like(t, dtype=FP32) for t in given.tensors]
+
+    def forward() -> torch.Tensor:
+        weight = combine(theta, coef, gain, row, None, backend)
+        return F.linear(rows, weight.view(out_features, -1))
+
+    def backward() -> None:
+        weight = combine(theta, coef, gain, row, None, backend).view(out_features, -1)
+        buffers[2].view(rows.shape).add_(given.grad @ weight)
+        d_weight = (given.grad.t() @ rows).view(-1)
+        torch.ops.npas.combine_accumulate(
+            d_weight, theta, coef, gain, row, buffers[0], buffers[1], backend
+        )
+
+    return forward if direction == FORWARD else backward
 
 
 def _eager(case: Case, direction: str, given: _Prepared) -> Call:

@@ -180,7 +180,7 @@ def test_hooks_see_a_layer_that_is_fused() -> None:
 
 @pytest.mark.pure
 def test_the_wrong_dtype_is_pytorchs_error() -> None:
-    with pytest.raises(RuntimeError, match=r"dtype|type"):
+    with pytest.raises(RuntimeError, match="same dtype"):
         make("fused").get_submodule("head")(
             torch.ones(2, 32).double(),
             generated={"weight": Deferred(_bank(), "head.weight", always=True)},
@@ -262,3 +262,14 @@ def test_no_weight_is_kept_for_the_backward_pass() -> None:
         del out
     weights = 4 * (3 * 16 * 16 + 16 * 32 + 32 * 10)
     assert kept["layer"] - kept["fused"] > 0.8 * weights
+
+
+@pytest.mark.pure
+def test_calibrate_sets_the_same_gains() -> None:
+    gains = []
+    for schedule in ("fused", "layer"):
+        (bank,) = banks_of(make(schedule, calibrate=X)).values()
+        gains.append(bank.gain)
+    torch.testing.assert_close(*gains, rtol=1e-4, atol=1e-5)
+    (plain,) = banks_of(make("fused")).values()
+    assert not torch.allclose(gains[0], plain.gain, rtol=1e-2)

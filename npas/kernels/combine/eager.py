@@ -143,39 +143,65 @@ def accumulate(
     d_coef: torch.Tensor,
 ) -> None:
     """Add the gradients of bank and coefficients to buffers, of no elements where not wanted."""
-    theta, grad, kept = theta.contiguous(), grad.contiguous(), d_theta.dtype
-    rows = _placed(tuple(table))
-    factors = [
-        factors_of(row, coef, None if gain is None else gain[index], kept)
-        for index, (row, _) in enumerate(rows)
-    ]
-    numbers = [_numbers(each) for each in factors] if d_theta.numel() else []
-    sums: dict[int, list[list[torch.Tensor]]] = {}
+    theta, grad, key = theta.contiguous(), grad.contiguous(), tuple(table)
+    rows = _placed(key)
+    gains = [None] * len(rows) if gain is None else list(gain.unbind())
     with autocast_off(theta):
-        for index, (row, start) in enumerate(rows):
-            need_coef = bool(d_coef.numel()) and row.offset != AVERAGE
-            if not _is_small(row):
-                if need_coef:
-                    sums[index] = [[] for _ in range(row.k)]
-                continue
-            part = grad[start : start + row.n].to(kept)
-            if d_theta.numel():
-                _matrix(d_theta, row).addr_(factors[index], part)
-            if need_coef:
-                found = torch.mv(_matrix(theta, row).to(kept), part)
-                _add_coefficients(d_coef, found, row, None if gain is None else gain[index])
-        for piece in _pieces(tuple(table)):
-            part = grad[piece.place : piece.place + piece.n].to(kept)
-            span = slice(piece.first, piece.first + piece.n)
-            if d_theta.numel():
-                _add(d_theta[span], part, numbers[piece.row][piece.t])
-            if piece.row in sums:
-                pairs = zip(theta[span].split(DOT), part.split(DOT), strict=True)
-                sums[piece.row][piece.t] += (torch.dot(a.to(kept), b) for a, b in pairs)
-        for index, found in sums.items():
-            totals = torch.stack([torch.stack(each).sum() for each in found])
-            own_gain = None if gain is None else gain[index]
-            _add_coefficients(d_coef, totals, rows[index][0], own_gain)
+        for (row, start), own_gain in zip(rows, gains, strict=True):
+            if _is_small(row):
+                part = grad[start : start + row.n]
+                _accumulate_row(part, theta, coef, own_gain, row, d_theta, d_coef)
+        _accumulate_tiles(grad, theta, coef, gains, key, d_theta, d_coef)
+
+
+def _accumulate_row(
+    grad: torch.Tensor,
+    theta: torch.Tensor,
+    coef: torch.Tensor,
+    gain: torch.Tensor | None,
+    row: Row,
+    d_theta: torch.Tensor,
+    d_coef: torch.Tensor,
+) -> None:
+    """Add the gradients of a small weight: one matrix operation for each buffer."""
+    kept = d_theta.dtype
+    grad = grad.to(kept)
+    if d_theta.numel():
+        _matrix(d_theta, row).addr_(factors_of(row, coef, gain, kept), grad)
+    if d_coef.numel() and row.offset != AVERAGE:
+        _add_coefficients(d_coef, torch.mv(_matrix(theta, row).to(kept), grad), row, gain)
+
+
+def _accumulate_tiles(
+    grad: torch.Tensor,
+    theta: torch.Tensor,
+    coef: torch.Tensor,
+    gains: Sequence[torch.Tensor | None],
+    table: tuple[int, ...],
+    d_theta: torch.Tensor,
+    d_coef: torch.Tensor,
+) -> None:
+    """Add the gradients of the large weights, tile after tile of the bank."""
+    rows, pieces, kept = _placed(table), _pieces(table), d_theta.dtype
+    numbers: dict[int, Sequence[Any]] = {}
+    sums: dict[int, list[list[torch.Tensor]]] = {}
+    for index in dict.fromkeys(piece.row for piece in pieces):
+        row = rows[index][0]
+        if d_theta.numel():
+            numbers[index] = _numbers(factors_of(row, coef, gains[index], kept))
+        if d_coef.numel() and row.offset != AVERAGE:
+            sums[index] = [[] for _ in range(row.k)]
+    for piece in pieces:
+        part = grad[piece.place : piece.place + piece.n].to(kept)
+        span = slice(piece.first, piece.first + piece.n)
+        if piece.row in numbers:
+            _add(d_theta[span], part, numbers[piece.row][piece.t])
+        if piece.row in sums:
+            pairs = zip(theta[span].split(DOT), part.split(DOT), strict=True)
+            sums[piece.row][piece.t] += (torch.dot(a.to(kept), b) for a, b in pairs)
+    for index, found in sums.items():
+        totals = torch.stack([torch.stack(each).sum() for each in found])
+        _add_coefficients(d_coef, totals, rows[index][0], gains[index])
 
 
 def _add_coefficients(

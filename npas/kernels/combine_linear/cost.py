@@ -20,9 +20,9 @@ batch reads the templates so often that a written weight is cheaper. FLOPs decid
 rows where bytes are close, but are held to a twentieth more.
 
 This is about GPUs, where it counts traffic and spares a launch. On a CPU the weight is read from
-the cache that it was written to: over weights of 0.6 to 4M elements, K of 1 and 4 and 1 to 128 rows
-the fused product took 0.66 to 2.5 times as long forward and 0.3 to 2.0 backward, mostly longer, so
-that it is not used there.
+the cache that it was written to, and the fused product takes as long within a fifth, but for the
+gradients of a single row of input (``python -m benchmarks.kernels --op combine_linear``, column "to
+written"): it is not used there unless it is asked for.
 """
 
 from dataclasses import dataclass
