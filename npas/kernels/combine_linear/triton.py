@@ -265,7 +265,7 @@ def pick_config(m: int, itemsize: int, template_bytes: int) -> Config:
     if itemsize > 2:
         return Config(rows, 64, 32, 4 if rows <= 16 else 8, 1)
     stages = 2 if template_bytes <= 8 else 1
-    return Config(rows, 32 if rows <= 16 else 64, 64, 4 if rows <= 32 else 8, stages)
+    return Config(rows, 32 if rows <= 16 else 64, 64, 4 if rows <= 16 else 8, stages)
 
 
 def pick_gradient_config(m: int, itemsize: int) -> Config:
