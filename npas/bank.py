@@ -148,7 +148,8 @@ class Bank(nn.Module):
         if rows is not None:
             assert layer is not None
             return self._rows(self._slots[layer], rows)
-        if not torch.is_grad_enabled() and (layer is None or self._may_cache()):
+        cached = layer is None or (layer not in self._rows_only and self._may_cache())
+        if cached and not torch.is_grad_enabled():
             weights = self._all_without_grad()
             return weights if layer is None else weights[layer]
         if layer is None:
@@ -157,6 +158,25 @@ class Bank(nn.Module):
         if defer is not None and self._can_fuse(slot, always=always):
             return Deferred(self, layer, always=always)
         return self._weight(slot)
+
+    @property
+    def live(self) -> LiveWeights:
+        """The generated weights that are alive, shared by the banks of a module."""
+        return self._live
+
+    def read(self, layer: str, *, whole: bool = False) -> torch.Tensor:
+        """Return a layer's weight for a module that reads it on its own.
+
+        Args:
+            layer: name of the layer.
+            whole: whether to make all weights of the bank with it, and keep them for the pass.
+        """
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return self(layer)
+        state = (torch.is_grad_enabled(), self._autocast())
+        again = self._slots[layer].layer.uses > 1
+        make = self if whole else lambda: {layer: self(layer)}
+        return self._live.read(layer, state, make, again=again)
 
     def fuses(self, layer: str, input: torch.Tensor, rows: int, *, always: bool = False) -> bool:
         """Tell whether a layer's product with ``input`` is made without writing its weight.

@@ -1,20 +1,63 @@
-"""A module of the original that is called with generated weights."""
+"""A module whose weights are generated: it makes them when they are read."""
 
+import functools
+import types
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
-from npas.deferred import Deferred, made
-from npas.passes.trace import has_hooks
+from npas.deferred import Deferred, Multiplies, made
+from npas.guards import has_hooks
+from npas.recompute import LiveWeights
 
-# What a replica has of its own: containers, and the weights that recurrent layers list.
-_OWN = frozenset(
-    {"_parameters", "_buffers", "_modules", "_flat_weights", "_flat_weight_refs", "_is_replica"}
-)
-_MISSING = object()
+SOURCES = "_npas_sources"
+_ORDER = "_npas_order"
+# Recurrent layers list their weights beside their parameters, and call with the list.
+_LISTED = "_flat_weights"
+
+
+class Generates(Multiplies, Protocol):
+    """A bank."""
+
+    @property
+    def live(self) -> LiveWeights:
+        """The generated weights that are alive, shared by the banks of a module."""
+        ...
+
+    def read(self, layer: str, *, whole: bool) -> torch.Tensor:
+        """Return a layer's weight."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one weight of a module comes from.
+
+    Attributes:
+        bank: what makes it.
+        layer: its name in the bank.
+        schedule: one of `npas.passes.schedule.SCHEDULES`.
+        rows_only: whether it is an embedding of which only rows are read.
+    """
+
+    bank: Generates
+    layer: str
+    schedule: str = "layer"
+    rows_only: bool = False
+
+    def make(self) -> torch.Tensor:
+        """Return the weight, the one of this forward pass where it is kept."""
+        return self.bank.read(self.layer, whole=self.schedule == "bank")
+
+    def defer(self) -> torch.Tensor | Deferred:
+        """Return the weight, or what multiplies without it where that may pay."""
+        if self.schedule not in ("auto", "fused") or torch.compiler.is_compiling():
+            return self.make()
+        return self.bank(self.layer, defer="always" if self.schedule == "fused" else "pays")
 
 
 def _linear(module: nn.Linear, weight: torch.Tensor | Deferred, input: torch.Tensor) -> Any:
@@ -38,7 +81,7 @@ def _conv(module: Any, weight: torch.Tensor | Deferred, input: torch.Tensor) -> 
     return module._conv_forward(input, weight, module.bias)
 
 
-# Modules whose forward is a function of the weight: nothing needs to be put into the module.
+# Modules whose forward is a function of the weight and the input.
 _FUNCTIONAL: Mapping[type, Callable[..., Any]] = {
     nn.Linear: _linear,
     nn.Conv1d: _conv,
@@ -48,125 +91,141 @@ _FUNCTIONAL: Mapping[type, Callable[..., Any]] = {
 
 
 class Leaf(nn.Module):
-    """Stands where a module stood and calls it with generated weights.
+    """Stands in front of a module's class: what is generated is made when it is read.
 
-    Its parameters, buffers and children are the module's own, so state dict keys, ``.to()`` and
-    ``train()`` stay what they were; other attributes are looked up and set on the module. The
-    module's hooks stay on it. Safe to call from several threads.
-
-    Args:
-        inner: the module, with None where a weight is generated. It must not be used otherwise.
+    The module keeps its name, state, hooks and methods and stays an instance of its class, as with
+    ``torch.nn.utils.parametrize``. A graph may pass the weights in ``generated`` (names within the
+    module -> weights), which hooks do not see. Safe to call from several threads: nothing is put
+    into the module.
     """
 
-    def __init__(self, inner: nn.Module) -> None:
-        """Take over what the module holds."""
-        super().__init__()
-        self.__dict__["inner"] = inner
-        for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-            self.__dict__[name] = inner.__dict__[name]
-        self.__dict__["training"] = inner.training
+    npas_original: type[nn.Module]
+    npas_functional: Callable[..., Any] | None
 
-    def forward(
-        self, *args: Any, generated: dict[str, torch.Tensor | Deferred], **kwargs: Any
+    def __call__(
+        self, *args: Any, generated: dict[str, torch.Tensor | Deferred] | None = None, **kwargs: Any
     ) -> Any:
-        """Call the module with ``generated`` (names within the module -> weights) in place."""
-        inner = self.__dict__["inner"]
-        functional = _FUNCTIONAL.get(type(inner))
-        if functional is not None and not has_hooks(inner):
-            return functional(inner, generated["weight"], *args, **kwargs)
-        weights = made(generated)
+        """Call the module, with ``generated`` in place where it is given."""
+        if generated is None:
+            return super().__call__(*args, **kwargs)
+        if isinstance(next(iter(generated.values())), fx.Proxy):
+            # fx reads a pickled graph by tracing its code, where this is one call.
+            return super().__call__(*args, generated=generated, **kwargs)
+        functional = self.npas_functional
+        if functional is not None and not has_hooks(self):
+            return functional(self, generated["weight"], *args, **kwargs)
         if torch.compiler.is_compiling():
-            return torch.func.functional_call(inner, weights, args, kwargs, tie_weights=False)
-        # A replica for each call: functional_call puts the weights into the module for the time of
-        # the call, which a second thread disturbs (measured: 4 to 8 of 10 calls wrong) and which
-        # is over when activation checkpointing runs the module again.
-        replicas = _replicate(inner, weights)
-        before = [dict(replica.__dict__) for _, replica in replicas]
-        result = replicas[0][1](*args, **kwargs)
-        for (module, replica), old in zip(replicas, before, strict=True):
-            _keep_changes(module, replica, old)
-        return result
+            return super().__call__(*args, **kwargs)
+        sources = sources_of(self)
+        weights = {sources[name].layer: weight for name, weight in made(generated).items()}
+        live = next(iter(sources.values())).bank.live
+        with live.given(weights):
+            return super().__call__(*args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        inner = self.__dict__.get("inner")
-        if inner is not None and name not in self.__dict__ and name in inner.__dict__:
-            setattr(inner, name, value)
-        else:
-            super().__setattr__(name, value)
+        if isinstance(value, nn.Parameter) and name in sources_of(self):
+            raise AttributeError(
+                f"{type(self).__name__}.{name} is generated from a bank and cannot be assigned; "
+                "call npas.materialize or npas.uncompile_ first to have plain weights"
+            )
+        super().__setattr__(name, value)
 
-    def train(self, mode: bool = True) -> "Leaf":
-        """Set the mode of the module and its children."""
-        super().train(mode)
-        self.__dict__["inner"].training = mode
-        return self
-
-    def extra_repr(self) -> str:
-        """Return what the module prints."""
-        return self.__dict__["inner"].extra_repr()
-
-    def _get_name(self) -> str:
-        return type(self.__dict__["inner"]).__name__
-
-    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.__dict__["inner"]._save_to_state_dict(*args, **kwargs)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.__dict__["inner"]._load_from_state_dict(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            inner = self.__dict__.get("inner")
-            if inner is None:
-                raise
-            return getattr(inner, name)
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle and copy as (class of the module, names, state): the class is made again."""
+        reduced = super().__reduce_ex__(protocol)
+        return _empty, (self.npas_original, tuple(sources_of(self))), *reduced[2:]
 
 
-def _replicate(
-    root: nn.Module, weights: Mapping[str, torch.Tensor]
-) -> list[tuple[nn.Module, nn.Module]]:
-    """Return (module, replica) of a module and all below it, the root first.
+def sources_of(module: nn.Module) -> dict[str, Source]:
+    """Return name within the module -> source, for the weights of its own that are generated."""
+    return module.__dict__.get(SOURCES, {})
 
-    Replicas hold ``weights`` and share parameters and buffers with the modules.
+
+def take_over(module: nn.Module, sources: Mapping[str, Source]) -> None:
+    """Let a module make some of its parameters from banks, in place.
+
+    Args:
+        module: any module; its parameters of these names are dropped.
+        sources: name within the module -> source.
     """
-    pairs = [(module, module._replicate_for_data_parallel()) for module in root.modules()]
-    new = {id(module): replica for module, replica in pairs}
-    owners = {name: module for name, module in root.named_modules(remove_duplicate=False)}
-    given: dict[tuple[int, str], torch.Tensor] = {}
+    module.__dict__.setdefault(_ORDER, tuple(module._parameters))
+    for name in sources:
+        del module._parameters[name]
+    module.__dict__[SOURCES] = {**sources_of(module), **sources}
+    module.__dict__.pop(_LISTED, None)
+    module.__class__ = leaf_class(type(module), tuple(sources_of(module)))
+
+
+def give_back(module: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
+    """Make a module the plain one again, in place.
+
+    Args:
+        module: one that `take_over` changed.
+        weights: name within the module -> parameter, for every weight that was generated.
+    """
+    listed = _LISTED in vars(type(module))
+    module.__class__ = type(module).npas_original  # pyright: ignore
+    del module.__dict__[SOURCES]
+    order = module.__dict__.pop(_ORDER)
+    if listed:
+        module.__dict__[_LISTED] = [None] * len(module._flat_weights_names)  # pyright: ignore
     for name, weight in weights.items():
-        owner, _, local = name.rpartition(".")
-        given[id(owners[owner]), local] = weight
-    for module, replica in pairs:
-        replica.__dict__.pop("_is_replica", None)
-        replica.__dict__["_buffers"] = module._buffers
-        for name, value in module.__dict__.items():
-            if name not in _OWN:
-                replica.__dict__[name] = _translate(replica.__dict__.get(name, value), new)
-        children = {
-            name: child if child is None else new[id(child)]
-            for name, child in module._modules.items()
-        }
-        replica.__dict__["_modules"] = children
-        for name, parameter in module._parameters.items():
-            # By assignment, which recurrent layers follow in the list that they keep.
-            setattr(replica, name, given.get((id(module), name), parameter))
-    return pairs
+        # By assignment, which recurrent layers follow in the list that they keep.
+        setattr(module, name, weight)
+    held = dict(module._parameters)
+    module._parameters.clear()
+    module._parameters.update({name: held.pop(name) for name in order if name in held} | held)
+    if listed:
+        for name in module._flat_weights_names:  # pyright: ignore
+            setattr(module, name, getattr(module, name))
 
 
-def _translate(value: Any, new: Mapping[int, nn.Module]) -> Any:
-    """Replace modules by their replicas, alone or in a list, tuple or dict."""
-    if isinstance(value, nn.Module):
-        return new.get(id(value), value)
-    if type(value) in (list, tuple) and any(id(item) in new for item in value):
-        return type(value)(_translate(item, new) for item in value)
-    if type(value) is dict and any(id(item) in new for item in value.values()):
-        return {key: _translate(item, new) for key, item in value.items()}
-    return value
+@functools.lru_cache(maxsize=1024)
+def leaf_class(original: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
+    """Return a subclass, of the same name, whose weights of these names are generated."""
+    members: dict[str, Any] = {name: _property(name) for name in names}
+    if issubclass(original, nn.RNNBase):
+        members[_LISTED] = property(_list_weights, lambda module, weights: None)
+    # A hook may make "weight" from another parameter (the older weight_norm and spectral_norm).
+    functional = _FUNCTIONAL.get(original) if "weight" in names else None
+    rows = original is nn.Embedding and "weight" in names
+    members["npas_functional"] = functional and staticmethod(functional)
+    members["forward"] = _forward(original, functional, rows)
+    members |= {"npas_original": original, "__doc__": original.__doc__}
+    members |= {"__module__": original.__module__, "__qualname__": original.__qualname__}
+    return types.new_class(
+        original.__name__, (Leaf, original), exec_body=lambda space: space.update(members)
+    )
 
 
-def _keep_changes(module: nn.Module, replica: nn.Module, before: Mapping[str, Any]) -> None:
-    """Write attributes that forward has set back to the module."""
-    for name, value in replica.__dict__.items():
-        if name not in _OWN and value is not before.get(name, _MISSING):
-            module.__dict__[name] = value
+def _property(name: str) -> property:
+    def read(module: nn.Module) -> torch.Tensor:
+        return module.__dict__[SOURCES][name].make()
+
+    return property(read)
+
+
+def _list_weights(module: Any) -> list[torch.Tensor | None]:
+    return [getattr(module, name, None) for name in module._flat_weights_names]
+
+
+def _forward(
+    original: type[nn.Module], functional: Callable[..., Any] | None, rows: bool
+) -> Callable[..., Any]:
+    @functools.wraps(original.forward)
+    def forward(self: Any, *args: Any, generated: Any = None, **kwargs: Any) -> Any:
+        if functional is not None:
+            weight = generated["weight"] if generated else self.__dict__[SOURCES]["weight"].defer()
+            return functional(self, weight, *args, **kwargs)
+        if rows:
+            source = self.__dict__[SOURCES]["weight"]
+            if source.rows_only:
+                return source.bank(source.layer, rows=args[0] if args else kwargs["input"])
+        return original.forward(self, *args, **kwargs)
+
+    return forward
+
+
+def _empty(original: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
+    cls = leaf_class(original, names)
+    return cls.__new__(cls)

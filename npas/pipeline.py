@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from npas.compiled import State
 from npas.kernels.backends import check_triton
 from npas.module import Shapeshifter
 from npas.passes.rewrite import rewrite
@@ -62,20 +63,20 @@ def assemble(
     backend: str,
 ) -> Shapeshifter:
     """Rewrite and schedule: return the compiled module, its banks not initialised."""
-    rewritten = run("rewrite", rewrite, model, traced, plan, backend)
+    rewritten = run("rewrite", rewrite, model, traced, plan, backend, schedule)
     graphs = run("schedule", schedule_all, rewritten.graphs, plan, schedule)
-    return Shapeshifter(
-        rewritten.root,
-        graphs,
+    state = State(
         original=type(model),
         plan=plan,
         report=Report(traced.front_end, traced.leaves, tuple(run.records)),
         live=rewritten.live,
         recompute=recompute,
         how={
+            "frontend": traced.front_end,
             "n_inputs": traced.n_inputs,
             "keywords": list(traced.keywords),
             "schedule": schedule,
             "recompute": recompute,
         },
     )
+    return Shapeshifter(rewritten.root, graphs, traced.guards, state, rewritten.watched)

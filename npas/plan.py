@@ -76,6 +76,13 @@ class LayerPlan:
         return Demand(self.n, 0, self.downsample, self.upsample, max(1, self.k), self.scale)
 
     @property
+    def is_pointwise(self) -> bool:
+        """Whether its input is multiplied with it as a matrix: linear, or a 1x1 convolution."""
+        return self.kind == "linear" or (
+            self.kind == "conv" and all(size == 1 for size in self.shape[2:])
+        )
+
+    @property
     def has_coefficients(self) -> bool:
         """Whether it combines templates with coefficients that are learned."""
         return self.k >= 2 and self.downsample in ("wavg", "emb")

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -59,6 +60,40 @@ class Recipe:
             return self.make()
 
 
+# Weights that modules read on their own are held until this many others were made: code often asks
+# a weight for its dtype or shape and reads it again at once.
+_HELD = 2
+
+
+class _Pass(threading.local):
+    """What one thread's forward pass has made so far.
+
+    Attributes:
+        banks: how each bank takes part, by its id; None outside a pass.
+        given: layer -> weight that a graph has made for the module that it calls.
+        recent: the last weights that were read, each with its layer and state.
+        kept: (layer, state) -> weight, of those that are read again.
+        seen: (layer, state) of all that were read.
+    """
+
+    def __init__(self) -> None:
+        self.given: dict[str, torch.Tensor] = {}
+        self.start(None)
+
+    def start(self, banks: dict[int, Forward] | None) -> dict[str, Any]:
+        """Begin with nothing made; return what there was."""
+        old = {n: v for n, v in self.__dict__.items() if n != "given"}
+        self.banks = banks
+        self.recent: deque[tuple[object, torch.Tensor]] = deque(maxlen=_HELD)
+        self.kept: dict[object, torch.Tensor] = {}
+        self.seen: set[object] = set()
+        return old
+
+    def restore(self, old: dict[str, Any]) -> None:
+        """Go on with what `start` returned."""
+        self.__dict__.update(old)
+
+
 class LiveWeights:
     """The generated weights that are alive now, by storage, and the banks of a forward pass.
 
@@ -68,21 +103,72 @@ class LiveWeights:
     def __init__(self) -> None:
         """Start with none."""
         self._recipes: dict[int, tuple[weakref.ref[torch.Tensor], Recipe]] = {}
-        self._pass = threading.local()
+        self._pass = _Pass()
+        self._reused: set[str] = set()
 
     @contextlib.contextmanager
     def forward_pass(self) -> Iterator[None]:
         """Let every bank take part once in what this thread runs inside."""
-        outer = getattr(self._pass, "banks", None)
-        self._pass.banks = {}
+        outer = self._pass.start({})
         try:
             yield
         finally:
-            self._pass.banks = outer
+            self._pass.restore(outer)
+
+    def in_forward(self) -> bool:
+        """Tell whether this thread runs a forward pass."""
+        return self._pass.banks is not None
+
+    @contextlib.contextmanager
+    def given(self, weights: dict[str, torch.Tensor]) -> Iterator[None]:
+        """Let `read` return these weights (by layer) to what this thread runs inside."""
+        outer = self._pass.given
+        self._pass.given = outer | weights
+        try:
+            yield
+        finally:
+            self._pass.given = outer
+
+    def read(
+        self,
+        layer: str,
+        state: object,
+        make: Callable[[], dict[str, torch.Tensor]],
+        *,
+        again: bool = False,
+    ) -> torch.Tensor:
+        """Return a layer's weight, made once a forward pass where it is read several times.
+
+        That a weight is read again is found out in the first pass that does so, and remembered.
+        Others are dropped soon, so that not all are alive at once.
+
+        Args:
+            layer: its name.
+            state: what it depends on besides the bank: grad mode and autocast's dtype.
+            make: makes it, and others that are to be kept with it until the pass ends.
+            again: whether it is known to be read again.
+        """
+        here, key = self._pass, (layer, state)
+        if layer in here.given:
+            return here.given[layer]
+        if here.banks is None:
+            return make()[layer]
+        for found, weight in (*here.recent, (key, here.kept.get(key))):
+            if found == key and weight is not None:
+                return weight
+        weights = make()
+        if key in here.seen:
+            self._reused.add(layer)
+        here.seen.add(key)
+        if again or layer in self._reused or len(weights) > 1:
+            here.kept.update({(name, state): weight for name, weight in weights.items()})
+        else:
+            here.recent.append((key, weights[layer]))
+        return weights[layer]
 
     def forward_of(self, bank: Generates) -> Forward:
         """Return how a bank takes part in the forward pass that this thread runs."""
-        banks: dict[int, Forward] | None = getattr(self._pass, "banks", None)
+        banks = self._pass.banks
         if banks is None:
             return Forward(bank.sources())
         if id(bank) not in banks:

@@ -40,6 +40,7 @@ class Report:
         passes: in the order they ran.
         starts: layer -> how it starts; empty on meta tensors.
         notes: what a user may want to know, such as parameters that are kept as they are.
+        fallbacks: why a call ran the original's forward instead of the graph -> how many did.
     """
 
     front_end: str
@@ -47,6 +48,7 @@ class Report:
     passes: tuple[PassRecord, ...]
     starts: Mapping[str, LayerStart] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    fallbacks: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Return the report as text."""
@@ -59,5 +61,8 @@ class Report:
         lines += [
             f"{name}: starts {start.start}, std {start.std:.4g}, gain {start.gain:.4g}"
             for name, start in self.starts.items()
+        ]
+        lines += [
+            f"ran without the graph {count} times: {why}" for why, count in self.fallbacks.items()
         ]
         return "\n".join((*lines, *self.notes))

@@ -1,12 +1,13 @@
 """What a training loop needs around a compiled module."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from npas.bank import Bank, banks_of
+from npas.compiled import state_of
 from npas.errors import NpasError
-from npas.module import Shapeshifter
 from npas.passes.collect import module_kind
 from npas.report import Report
 
@@ -64,6 +65,7 @@ def report(ssn: nn.Module) -> Report:
     Raises:
         NpasError: if the module was not compiled by npas.
     """
-    if not isinstance(ssn, Shapeshifter):
+    state = state_of(ssn)
+    if state is None:
         raise NpasError(f"{type(ssn).__name__} was not compiled by npas")
-    return ssn._npas.report
+    return replace(state.report, fallbacks=dict(state.fallbacks))

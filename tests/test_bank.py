@@ -273,8 +273,7 @@ def test_weights_are_made_in_autocasts_dtype(grad: bool, budget: float) -> None:
     seen: list[torch.dtype] = []
     for path in ("0", "2", "3"):
         ssn.get_submodule(path).register_forward_pre_hook(
-            lambda _, __, kwargs: seen.append(kwargs["generated"]["weight"].dtype),
-            with_kwargs=True,
+            lambda module, _: seen.append(module.weight.dtype)
         )
     with torch.set_grad_enabled(grad):
         expected = ssn(X)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from npas.bank import Bank
+from npas.compiled import state_of
 from npas.errors import NpasError
-from npas.leaf import Leaf
+from npas.leaf import give_back, leaf_class, sources_of
 from npas.module import Shapeshifter
-from npas.passes.trace import HOOKS
 
 
 def materialize(ssn: nn.Module) -> nn.Module:
@@ -25,38 +25,43 @@ def materialize(ssn: nn.Module) -> nn.Module:
     Raises:
         NpasError: if the module was not compiled by npas.
     """
-    if not isinstance(ssn, Shapeshifter):
+    state = state_of(ssn)
+    if state is None:
         raise NpasError(
             f"{type(ssn).__name__} was not compiled by npas; materialize takes the result of "
-            "npas.compile"
+            "npas.compile or npas.compile_"
         )
-    state = {name: ssn.__dict__[name] for name in ssn._npas.attributes}
-    modules = {name: child for name, child in state["_modules"].items() if name != "npas"}
-    copied: dict[str, Any] = copy.deepcopy({**state, "_modules": modules})
-    result = object.__new__(ssn._npas.original)
+    weights = dense_weights(ssn)
+    is_graph = isinstance(ssn, Shapeshifter)
+    held = ssn.original_attributes() if is_graph else dict(ssn.__dict__)
+    held["_modules"] = {n: child for n, child in ssn._modules.items() if n != "npas"}
+    held.pop("_npas", None)
+    # Modules refer to the banks that they read from, which the result does without.
+    banks: dict[int, Any] = {id(m): m for m in ssn.modules() if isinstance(m, Bank)}
+    copied: dict[str, Any] = copy.deepcopy(held, banks)
+    names = tuple(sources_of(ssn))
+    result: Any = object.__new__(leaf_class(state.original, names) if names else state.original)
     result.__dict__.update(copied)
-    result.__dict__["training"] = ssn.training
-    for parent in list(result.modules()):
-        for name, child in parent._modules.items():
-            if isinstance(child, Leaf):
-                parent._modules[name] = _open(child)
-    plan = ssn._npas.plan
-    for layer in plan.layers:
-        if plan.is_ordinary(layer.bank):
-            continue
-        bank = ssn.get_submodule(f"npas.banks.{layer.bank}")
-        assert isinstance(bank, Bank)
-        with torch.no_grad():
-            weight = nn.Parameter(bank.generate(layer.name).clone())
-        for name in (layer.name, *layer.aliases):
-            owner, _, local = name.rpartition(".")
-            setattr(result.get_submodule(owner), local, weight)
+    give_back_all(result, weights)
     return result
 
 
-def _open(leaf: Leaf) -> nn.Module:
-    """Return the module inside, with the hooks that were put on the leaf since."""
-    for name in HOOKS:
-        if leaf.__dict__.get(name):
-            leaf.inner.__dict__[name].update(leaf.__dict__[name])
-    return leaf.inner
+def give_back_all(root: nn.Module, weights: dict[str, nn.Parameter]) -> None:
+    """Make every module below a root, and the root, hold its weights again, in place."""
+    done: set[int] = set()
+    for path, module in root.named_modules():
+        if sources_of(module) and id(module) not in done:
+            done.add(id(module))
+            prefix = f"{path}." if path else ""
+            give_back(module, {name: weights[prefix + name] for name in sources_of(module)})
+
+
+def dense_weights(ssn: nn.Module) -> dict[str, nn.Parameter]:
+    """Return every name of a generated weight -> a new parameter of its value, ties kept."""
+    made: dict[str, nn.Parameter] = {}
+    for bank in (module for module in ssn.modules() if isinstance(module, Bank)):
+        for layer in bank.layer_names():
+            with torch.no_grad():
+                weight = nn.Parameter(bank.generate(layer).clone())
+            made |= dict.fromkeys((layer, *bank.slot_of(layer)[0].aliases), weight)
+    return made

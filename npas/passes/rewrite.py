@@ -11,13 +11,57 @@ from torch import fx, nn
 
 from npas.bank import Bank
 from npas.errors import NpasError
-from npas.leaf import Leaf
+from npas.guards import has_hooks
+from npas.leaf import Source, take_over
 from npas.naming import identifier
-from npas.passes.trace import Trace, clone_module, has_hooks
-from npas.plan import Plan
+from npas.passes.trace import Trace, clone_module
+from npas.plan import LayerPlan, Plan
 from npas.recompute import LiveWeights
 
 BANKS = "npas.banks"
+
+
+@dataclass(frozen=True, slots=True)
+class Banks:
+    """The banks of a plan for one model, not initialised, and what reads from them.
+
+    Attributes:
+        banks: the generated banks by name.
+        live: the generated weights that are alive.
+        sources: every name of a generated weight -> where it comes from.
+    """
+
+    banks: Mapping[str, Bank]
+    live: LiveWeights
+    sources: Mapping[str, Source]
+
+    def attach(self, root: nn.Module) -> None:
+        """Make the modules of a model generate their weights, in place."""
+        owners: dict[str, dict[str, Source]] = {}
+        for name, source in self.sources.items():
+            owner, _, local = name.rpartition(".")
+            owners.setdefault(owner, {})[local] = source
+        changed: set[int] = set()
+        for path, sources in owners.items():
+            module = root.get_submodule(path)
+            if id(module) not in changed:
+                changed.add(id(module))
+                take_over(module, sources)
+
+    def hold(self, root: nn.Module, parts: Mapping[str, Any]) -> None:
+        """Put the banks, and what the graphs read besides, under ``npas``."""
+        held = nn.ModuleDict()
+        if self.banks:
+            held["banks"] = nn.ModuleDict(dict(self.banks))
+        if parts:
+            held["parts"] = nn.Module()
+            for name, part in parts.items():
+                if isinstance(part, nn.Module):
+                    held["parts"].add_module(name, part)
+                else:
+                    held["parts"].register_buffer(name, part, persistent=False)
+        if held:
+            root.npas = held.train(root.training)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +69,23 @@ class Rewritten:
     """The copy of the model and its graphs, before generation is scheduled.
 
     Attributes:
-        root: the copy: kept tensors cloned, banks and leaves in place, banks not initialised.
+        root: the copy: kept tensors cloned, its modules read from the banks.
         graphs: the graph of each mode, one object where they are the same.
         banks: the generated banks by name.
         live: the generated weights that are alive.
+        watched: modules that the graphs run through without calling them.
     """
 
     root: nn.Module
     graphs: Mapping[bool, fx.Graph]
     banks: Mapping[str, Bank]
     live: LiveWeights
+    watched: tuple[nn.Module, ...]
 
 
-def rewrite(model: nn.Module, trace: Trace, plan: Plan, backend: str = "auto") -> Rewritten:
+def rewrite(
+    model: nn.Module, trace: Trace, plan: Plan, backend: str = "auto", schedule: str = "layer"
+) -> Rewritten:
     """Copy the model and make every planned weight come from its bank.
 
     Args:
@@ -45,10 +93,41 @@ def rewrite(model: nn.Module, trace: Trace, plan: Plan, backend: str = "auto") -
         trace: its graphs.
         plan: checked against the model.
         backend: what generates weights, one of `npas.kernels.backends.BACKENDS`.
+        schedule: how modules generate that a graph does not give their weights.
 
     Raises:
         NpasError: if weights of one bank stand on several devices.
     """
+    made = make_banks(model, trace, plan, backend, schedule)
+    root = clone_module(model, _replacements(model, made.sources))
+    made.attach(root)
+    same = trace.graphs[True] is trace.graphs[False]
+    generated = {name: source.layer for name, source in made.sources.items()}
+    rows_only = frozenset(s.layer for s in made.sources.values() if s.rows_only)
+    graphs: dict[bool, fx.Graph] = {}
+    for mode in (True, False) if not same else (True,):
+        graphs[mode] = _rewrite_graph(trace.graphs[mode], plan, generated, rows_only)
+    graphs.setdefault(False, graphs[True])
+    watched = _not_called(root, graphs.values())
+    made.hold(root, trace.parts)
+    return Rewritten(root, graphs, made.banks, made.live, watched)
+
+
+def make_banks(model: nn.Module, trace: Trace, plan: Plan, backend: str, schedule: str) -> Banks:
+    """Make the banks of a plan; the model is not changed.
+
+    Args:
+        model: the original.
+        trace: its graphs, which tell the embeddings of which only rows are read.
+        plan: checked against the model.
+        backend: what generates weights.
+        schedule: how modules generate on their own.
+
+    Raises:
+        NpasError: if weights of one bank stand on several devices, or the name is taken.
+    """
+    if hasattr(model, "npas"):
+        raise NpasError("the model has an attribute 'npas', where the banks would stand")
     parameters = dict(model.named_parameters(remove_duplicate=False))
     generated = {
         alias: layer.name
@@ -70,22 +149,38 @@ def rewrite(model: nn.Module, trace: Trace, plan: Plan, backend: str = "auto") -
         for bank in plan.banks
         if not plan.is_ordinary(bank.name)
     }
-    root = clone_module(model, _replacements(model, generated, parameters))
-    for name in generated:
-        owner, _, local = name.rpartition(".")
-        # By assignment, which recurrent layers follow in the list that they keep.
-        setattr(root.get_submodule(owner), local, None)
-    same = trace.graphs[True] is trace.graphs[False]
-    graphs: dict[bool, fx.Graph] = {}
-    for mode in (True, False) if not same else (True,):
-        graphs[mode] = _rewrite_graph(trace.graphs[mode], root, plan, generated, rows_only)
-    graphs.setdefault(False, graphs[True])
-    _place_leaves(root, graphs.values())
-    if banks:
-        if hasattr(root, "npas"):
-            raise NpasError("the model has an attribute 'npas', where the banks would stand")
-        root.npas = nn.ModuleDict({"banks": nn.ModuleDict(banks)}).train(root.training)
-    return Rewritten(root, graphs, banks, live)
+    sources = {
+        name: Source(
+            banks[plan.layer_by_name[layer].bank],
+            layer,
+            _schedule(schedule, plan.layer_by_name[layer]),
+            layer in rows_only,
+        )
+        for name, layer in generated.items()
+    }
+    return Banks(banks, live, sources)
+
+
+def _schedule(schedule: str, layer: LayerPlan) -> str:
+    """Return how a layer's module generates on its own: deferred only where it may pay."""
+    if schedule == "bank" or (schedule in ("auto", "fused") and layer.is_pointwise and layer.k):
+        return schedule
+    return "layer"
+
+
+def _not_called(root: nn.Module, graphs: Iterable[fx.Graph]) -> tuple[nn.Module, ...]:
+    """Return the modules below the root that some graph runs through without calling them."""
+    watched: dict[int, nn.Module] = {}
+    for graph in set(graphs):
+        called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+        inside = {
+            id(module)
+            for path in called
+            if not path.startswith("npas.") and path != "run_original"
+            for module in root.get_submodule(path).modules()
+        }
+        watched |= {id(m): m for m in root.modules() if m is not root and id(m) not in inside}
+    return tuple(watched.values())
 
 
 def _device(layers: tuple[str, ...], parameters: Mapping[str, nn.Parameter]) -> torch.device:
@@ -100,10 +195,9 @@ def _device(layers: tuple[str, ...], parameters: Mapping[str, nn.Parameter]) -> 
     return parameters[first].device
 
 
-def _replacements(
-    model: nn.Module, generated: Mapping[str, str], parameters: Mapping[str, nn.Parameter]
-) -> dict[int, torch.Tensor]:
+def _replacements(model: nn.Module, generated: Iterable[str]) -> dict[int, torch.Tensor]:
     """Clone what is kept; what will be generated stays shared until it is taken out."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     dropped = {id(parameters[name]) for name in generated}
     tensors: dict[int, torch.Tensor] = {}
     for parameter in model.parameters():
@@ -122,7 +216,6 @@ def _clone(tensor: torch.Tensor) -> torch.Tensor:
 
 def _rewrite_graph(
     original: fx.Graph,
-    root: nn.Module,
     plan: Plan,
     generated: Mapping[str, str],
     rows_only: frozenset[str],
@@ -143,18 +236,21 @@ def _rewrite_graph(
             layer = generated[str(node.target)]
             if layer in rows_only:
                 for user in list(node.users):
-                    _look_up(graph, plan, layer, user, user.args[0])
+                    ids = user.args[1 if user.args[0] is node else 0]
+                    _look_up(graph, plan, layer, user, ids)
             else:
                 node.replace_all_uses_with(weight(layer, node))
             graph.erase_node(node)
         elif node.op == "call_module" and str(node.target) in inside:
-            names = inside[str(node.target)]
+            start = len(str(node.target)) + 1
+            names = [name for name in inside[str(node.target)] if "." not in name[start:]]
+            if not names:
+                continue  # its children make their weights when they read them
             layer = generated[names[0]]
             if layer in rows_only:
                 ids = node.args[0] if node.args else node.kwargs["input"]
                 _look_up(graph, plan, layer, node, ids)
                 continue
-            start = len(str(node.target)) + 1 if node.target else 0
             values = {name[start:]: weight(generated[name], node) for name in names}
             node.kwargs = {**node.kwargs, "generated": values}
     graph.lint()
@@ -205,11 +301,13 @@ def _rows_only(
     for graph in set(trace.graphs.values()):
         for node in graph.nodes:
             if node.op == "get_attr" and node.target in generated:
-                plain = all(_is_plain_lookup(user, node) for user in node.users)
-                (looked_up if plain else otherwise).add(generated[str(node.target)])
+                name = generated[str(node.target)]
+                plain = all(_is_plain_lookup(user, node, padding[name]) for user in node.users)
+                (looked_up if plain else otherwise).add(name)
             elif node.op == "call_module":
                 for name in inside.get(str(node.target), ()):
-                    module = model.get_submodule(str(node.target))
+                    # Modules further down make rows or the whole weight on their own.
+                    module = model.get_submodule(name.rpartition(".")[0])
                     plain = (
                         type(module) is nn.Embedding
                         and not has_hooks(module)
@@ -221,7 +319,11 @@ def _rows_only(
     return frozenset((looked_up - otherwise) & two_dimensional)
 
 
-def _is_plain_lookup(user: fx.Node, weight: fx.Node) -> bool:
+def _is_plain_lookup(user: fx.Node, weight: fx.Node, padding_idx: int | None) -> bool:
+    if user.target is torch.ops.aten.embedding.default:
+        padded, scaled, sparse = (*user.args[2:], -1, False, False)[:3]
+        same = padded == (-1 if padding_idx is None else padding_idx)
+        return user.args[0] is weight and same and not (user.kwargs or scaled or sparse)
     return (
         user.target is F.embedding
         and len(user.args) == 2
@@ -231,18 +333,3 @@ def _is_plain_lookup(user: fx.Node, weight: fx.Node) -> bool:
         and not user.kwargs.get("sparse")
         and not user.kwargs.get("scale_grad_by_freq")
     )
-
-
-def _place_leaves(root: nn.Module, graphs: Iterable[fx.Graph]) -> None:
-    """Put a `Leaf` wherever a module that is called with generated weights stands."""
-    paths = {
-        str(node.target)
-        for graph in set(graphs)
-        for node in graph.nodes
-        if node.op == "call_module" and "generated" in node.kwargs
-    }
-    leaves = {id(root.get_submodule(path)): Leaf(root.get_submodule(path)) for path in paths}
-    for parent in list(root.modules()):
-        for name, child in parent._modules.items():
-            if id(child) in leaves:
-                parent._modules[name] = leaves[id(child)]

@@ -64,11 +64,8 @@ def schedule(graph: fx.Graph, plan: Plan, how: str) -> fx.Graph:
 
 def _may_fuse(node: fx.Node, layer: LayerPlan, *, always: bool) -> bool:
     """Tell whether a generated weight is only multiplied with, once, and perhaps by few rows."""
-    pointwise = layer.kind == "linear" or (
-        layer.kind == "conv" and all(size == 1 for size in layer.shape[2:])
-    )
     users = list(node.users)
-    if not pointwise or not layer.k or len(users) != 1 or layer.uses != 1:
+    if not layer.is_pointwise or not layer.k or len(users) != 1 or layer.uses != 1:
         return False
     if users[0].op != "call_module" or users[0].kwargs.get("generated") != {"weight": node}:
         return False

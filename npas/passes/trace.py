@@ -3,11 +3,10 @@
 import copy
 import inspect
 import keyword
-import operator
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,13 @@ import torch
 from torch import fx, nn
 
 from npas.errors import NpasError, TraceError
+from npas.guards import ArgumentGuard, Guard, argument_names, has_hooks
 
-_CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 HOOKS = (
-    *_CALL_HOOKS,
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
     "_forward_pre_hooks_with_kwargs",
@@ -36,15 +38,20 @@ class Trace:
     Attributes:
         graphs: the graph of ``forward`` in training (True) and in evaluation (False) mode; one
             object under both keys where the two are the same.
+        guards: which calls the graph of each mode answers.
         leaves: path of each submodule that was kept whole -> why.
-        front_end: ``"fx"``.
+        front_end: ``"fx"``, ``"export"``, ``"opaque"``, or ``"structure"`` for a graph that lists
+            modules in the order of their definition and only serves the planner.
+        parts: tensors and subgraphs that the graphs read and the model does not hold, by name.
         n_inputs: positional example inputs that were given.
         keywords: keyword example inputs that were given.
     """
 
     graphs: Mapping[bool, fx.Graph]
+    guards: Mapping[bool, Guard]
     leaves: Mapping[str, str]
     front_end: str
+    parts: Mapping[str, Any] = field(default_factory=dict)
     n_inputs: int = 0
     keywords: tuple[str, ...] = ()
 
@@ -80,11 +87,6 @@ def shares_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
     return tensors
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Tell whether calling the module runs hooks that a trace through it would freeze."""
-    return any(module.__dict__.get(name) for name in _CALL_HOOKS)
-
-
 def trace(
     model: nn.Module,
     example_inputs: Sequence[Any] = (),
@@ -93,7 +95,7 @@ def trace(
     """Capture ``model.forward`` in both modes; submodules that defeat fx become opaque leaves.
 
     Arguments of forward that have a constant default and are not among the examples keep that
-    default: the graph refuses another value instead of ignoring it.
+    default: the guards refuse another value, and the original's forward answers such a call.
 
     Args:
         model: any module; it is not changed.
@@ -114,7 +116,15 @@ def trace(
         leaves.update(kept)
     if str(graphs[True]) == str(graphs[False]):
         graphs[False] = graphs[True]
-    return Trace(graphs, leaves, "fx", len(example_inputs), tuple(example_kwargs or ()))
+    guard = ArgumentGuard(argument_names(shadow.forward), constants)
+    return Trace(
+        graphs,
+        {True: guard, False: guard},
+        leaves,
+        "fx",
+        n_inputs=len(example_inputs),
+        keywords=tuple(example_kwargs or ()),
+    )
 
 
 class _Tracer(fx.Tracer):
@@ -189,31 +199,20 @@ def _constant_arguments(model: nn.Module, n_given: int, named: set[str]) -> dict
 def _restore_argument_names(
     graph: fx.Graph, model: nn.Module, constants: Mapping[str, Any]
 ) -> None:
-    # fx numbers the placeholders of constant arguments ("mask_1"), which breaks calls by keyword.
+    # fx numbers the placeholders of constant arguments ("mask_1"), which breaks calls by keyword,
+    # and asserts their values, which the guard checks before.
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     names = list(inspect.signature(model.forward).parameters)
-    for node in graph.nodes:
-        said = node.args[1] if len(node.args) == 2 else None
+    for node in reversed(list(graph.nodes)):
+        said = node.args[1] if node.op == "call_function" and len(node.args) == 2 else None
         if isinstance(said, str) and "has been specialized to have value" in said:
-            node.args = (node.args[0], _specialised(said.partition(" ")[0], constants))
+            graph.erase_node(node)
+            for source in node.all_input_nodes:
+                if source.op == "call_function" and not source.users:
+                    graph.erase_node(source)
     for node, name in zip(placeholders, names, strict=True):
-        if name not in constants:
-            continue
-        node.target = name
-        if isinstance(constants[name], str):
-            # fx asserts the value of other constants itself.
-            message = _specialised(name, constants)
-            with graph.inserting_after(placeholders[-1]):
-                equal = graph.call_function(operator.eq, (node, constants[name]))
-            with graph.inserting_after(equal):
-                graph.call_function(torch._assert, (equal, message))
-
-
-def _specialised(name: str, constants: Mapping[str, Any]) -> str:
-    return (
-        f"{name} has been specialized to have value {constants.get(name)!r}; to pass another, name "
-        f"it in example_inputs or example_kwargs of npas.plan or npas.compile"
-    )
+        if name in constants:
+            node.target = name
 
 
 def _refuse_keywords(graph: fx.Graph) -> None:

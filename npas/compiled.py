@@ -1,0 +1,127 @@
+"""What every compiled module is: the original's class, with the scope of a forward pass."""
+
+import functools
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from npas.leaf import leaf_class, sources_of
+from npas.plan import Plan
+from npas.recompute import (
+    LiveWeights,
+    can_recompute,
+    can_recompute_compiled,
+    recompute_compiled,
+    recompute_scope,
+)
+from npas.report import Report
+
+
+@dataclass(slots=True)
+class State:
+    """What npas keeps with a compiled module.
+
+    Attributes:
+        original: class of the root before it was compiled.
+        plan: what was compiled.
+        report: how it was compiled.
+        live: the generated weights that are alive, shared with the banks.
+        recompute: whether generated weights are made again for the backward pass.
+        how: what `npas.load` needs to compile the same again, as JSON values.
+        fallbacks: why forward ran without its graph -> how often.
+    """
+
+    original: type[nn.Module]
+    plan: Plan
+    report: Report
+    live: LiveWeights
+    recompute: bool
+    how: Mapping[str, Any]
+    fallbacks: dict[str, int] = field(default_factory=dict)
+
+
+class Compiled(nn.Module):
+    """Stands in front of the class of a compiled root: every call is one forward pass.
+
+    A class made of this and the original's has the original's name, and its instances are
+    instances of the original's class: methods, properties and ``isinstance`` go on working.
+    """
+
+    _npas: State
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run forward, keeping recipes instead of generated weights for the backward pass."""
+        if torch.compiler.is_compiling():
+            if self._npas.recompute and can_recompute_compiled():
+                return recompute_compiled(super().__call__, args, kwargs)
+            return super().__call__(*args, **kwargs)
+        with forward_scope(self._npas):
+            return super().__call__(*args, **kwargs)
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Return the children; a forward that runs through them does not meet the banks."""
+        state: State | None = self.__dict__.get("_npas")
+        inside = state is not None and (torch.compiler.is_compiling() or state.live.in_forward())
+        return (pair for pair in super().named_children() if not (inside and pair[0] == "npas"))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle and copy as (class of the original, state): the class is made again."""
+        reduced = super().__reduce_ex__(protocol)
+        return _empty, (self._npas.original, tuple(sources_of(self))), *reduced[2:]
+
+
+class _Steps(nn.Module):
+    """Stands in front of nn.Sequential, whose steps the banks are not."""
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return (module for name, module in self._modules.items() if name != "npas")  # type: ignore
+
+    def __len__(self) -> int:
+        return len(self._modules) - ("npas" in self._modules)
+
+    def __getitem__(self, index: Any) -> Any:
+        steps = {name: module for name, module in self._modules.items() if name != "npas"}
+        plain = nn.Sequential()
+        plain._modules.update(steps)
+        return plain[index]
+
+
+@contextmanager
+def forward_scope(state: State) -> Iterator[None]:
+    """Let what runs inside be one forward pass: banks take part once, recipes are saved."""
+    with state.live.forward_pass():
+        if not state.recompute or not can_recompute():
+            yield
+            return
+        with recompute_scope(state.live):
+            yield
+
+
+@functools.lru_cache(maxsize=64)
+def compiled_class(original: type[nn.Module]) -> type[nn.Module]:
+    """Return a subclass of the same name whose calls are forward passes."""
+    return subclass(original, Compiled)
+
+
+def subclass(original: type[nn.Module], *mixins: type, **members: Any) -> Any:
+    """Return a subclass of ``(*mixins, original)`` that goes by the original's name."""
+    names = {"__module__": original.__module__, "__qualname__": original.__qualname__}
+    space = {"__doc__": original.__doc__, **names, **members}
+    return types.new_class(
+        original.__name__, (*mixins, original), exec_body=lambda s: s.update(space)
+    )
+
+
+def _empty(original: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
+    cls = compiled_class(leaf_class(original, names) if names else original)
+    return cls.__new__(cls)
+
+
+def state_of(module: object) -> State | None:
+    """Return what npas keeps with a module, or None if it was not compiled."""
+    return module._npas if isinstance(module, Compiled) else None

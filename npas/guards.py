@@ -1,0 +1,191 @@
+"""Guards: which calls a captured graph answers. The original's own forward answers the others."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from npas.structures import Structure, flatten, rebuild
+
+_CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class Refused(Exception):
+    """A call that a graph does not answer, with the reason."""
+
+
+class Guard(Protocol):
+    """Decides for one graph."""
+
+    def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return positional and keyword inputs of the graph.
+
+        Raises:
+            Refused: if the graph was not made for such a call.
+        """
+        ...
+
+    def outputs(self, result: Any) -> Any:
+        """Return what forward returns, from what the graph returns."""
+        ...
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Tell whether calling the module runs hooks that a trace through it would freeze."""
+    return any(module.__dict__.get(name) for name in _CALL_HOOKS)
+
+
+def check_modules(modules: Iterable[nn.Module], training: bool) -> None:
+    """Check modules that a graph runs through without calling them.
+
+    Raises:
+        Refused: if one is in another mode than the root, or has hooks.
+    """
+    for module in modules:
+        held = module.__dict__
+        if held["training"] is not training:
+            raise Refused("a submodule is in another mode than the root")
+        if (
+            held["_forward_hooks"]
+            or held["_forward_pre_hooks"]
+            or held["_backward_hooks"]
+            or held["_backward_pre_hooks"]
+        ):
+            raise Refused("a submodule that the graph runs through has hooks")
+
+
+def bind(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return argument name -> value.
+
+    Raises:
+        Refused: if there are more arguments than names, or one has no name among them.
+    """
+    if len(args) > len(names):
+        raise Refused("more positional arguments than the graph was made for")
+    values = dict(zip(names, args, strict=False))
+    for name, value in kwargs.items():
+        if name in values or name not in names:
+            raise Refused(f"argument {name} was given")
+        values[name] = value
+    return values
+
+
+def argument_names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of a forward's arguments that are passed by position or by name."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    every = inspect.signature(forward).parameters.values()
+    return tuple(parameter.name for parameter in every if parameter.kind in kinds)
+
+
+def is_same(value: Any, expected: Any) -> bool:
+    """Tell whether a constant is the one that a graph was made with."""
+    return value is expected or (
+        type(value) is type(expected)
+        and not isinstance(value, torch.Tensor)
+        and bool(value == expected)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentGuard:
+    """Guards a graph with the original's signature, as fx makes it.
+
+    Attributes:
+        names: of the arguments that are passed by position or by name.
+        constants: argument -> the value it was traced with.
+    """
+
+    names: tuple[str, ...]
+    constants: Mapping[str, Any]
+
+    def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Check constants, and that nothing else is None."""
+        for name, value in (*zip(self.names, args, strict=False), *kwargs.items()):
+            if name in self.constants:
+                if not is_same(value, self.constants[name]):
+                    raise Refused(f"argument {name} was traced as {self.constants[name]!r}")
+            elif value is None:
+                raise Refused(f"argument {name} is None")
+        return args, kwargs
+
+    def outputs(self, result: Any) -> Any:
+        """Return it as it is."""
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleGuard:
+    """Guards a graph of flat tensors that was captured with example inputs, as torch.export does.
+
+    Attributes:
+        names: of the arguments.
+        given: arguments of the examples, in the order of the graph's inputs.
+        defaults: argument -> default, for arguments that may be left out.
+        structure: of the given arguments' values.
+        shapes: of each input; a text is a size that may vary, equal texts are equal sizes.
+        dtypes: of each input.
+        ranges: text of ``shapes`` -> smallest and largest size.
+
+        result: structure of what forward returns.
+    """
+
+    names: tuple[str, ...]
+    given: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    structure: Structure
+    shapes: tuple[tuple[int | str, ...], ...]
+    dtypes: tuple[torch.dtype, ...]
+    ranges: Mapping[str, tuple[int, int]]
+    result: Structure
+
+    def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Flatten the arguments, and check everything that was fixed with the examples."""
+        values = bind(self.names, args, kwargs)
+        for name, value in values.items():
+            if name not in self.given and not is_same(value, self.defaults.get(name)):
+                raise Refused(f"argument {name} was given")
+        missing = [name for name in self.given if name not in values]
+        if missing:
+            raise Refused(f"argument {missing[0]} was not given")
+        tensors, structure = flatten([values[name] for name in self.given])
+        if structure != self.structure:
+            raise Refused("arguments of another structure or with other constants")
+        self._check_tensors(tensors)
+        if torch.is_autocast_enabled(tensors[0].device.type if tensors else "cpu"):
+            raise Refused("autocast is on")
+        return tensors, {}
+
+    def _check_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
+        found: dict[str, int] = {}
+        for tensor, shape, dtype in zip(tensors, self.shapes, self.dtypes, strict=True):
+            if tensor.dtype != dtype or tensor.dim() != len(shape):
+                raise Refused("a tensor of another dtype or number of dimensions")
+            for size, expected in zip(tensor.shape, shape, strict=True):
+                if isinstance(expected, str):
+                    if found.setdefault(expected, size) != size:
+                        raise Refused("sizes that were equal are not")
+                    least, most = self.ranges.get(expected, (0, size))
+                    if not least <= size <= most:
+                        raise Refused(f"a size of {size}, captured for {least} to {most}")
+                elif size != expected:
+                    raise Refused(f"a size of {size}, captured for {expected}")
+
+    def outputs(self, result: Any) -> Any:
+        """Put the tensors into the structure that forward returned."""
+        return rebuild(list(result), self.result)
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """Guards a graph that only shows what is called: the original's forward answers every call."""
+
+    def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Refuse."""
+        raise AssertionError("an opaque graph is not run")
+
+    def outputs(self, result: Any) -> Any:
+        """Return it as it is."""
+        return result
