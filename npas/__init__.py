@@ -1,6 +1,6 @@
 """npas: any network within any parameter budget, by sharing parameters between layers."""
 
-from npas.api import compile, plan
+from npas.api import compile, compile_, plan
 from npas.checkpoint import load, save
 from npas.errors import (
     BudgetError,
@@ -10,8 +10,9 @@ from npas.errors import (
     PlanError,
     TraceError,
 )
+from npas.inplace import uncompile_
 from npas.mapping import Mapping
-from npas.passes.materialize import materialize
+from npas.passes.materialize import dense_state_dict, materialize
 from npas.plan import Plan
 from npas.tools import param_groups, refresh, report
 
@@ -25,6 +26,8 @@ __all__ = [
     "PlanError",
     "TraceError",
     "compile",
+    "compile_",
+    "dense_state_dict",
     "load",
     "materialize",
     "param_groups",
@@ -32,5 +35,6 @@ __all__ = [
     "refresh",
     "report",
     "save",
+    "uncompile_",
 ]
 __version__ = "0.1.0"

@@ -2,27 +2,35 @@
 
 import warnings
 from collections.abc import Iterable, Mapping as MappingType, Sequence
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from npas.bank import Bank, banks_of
 from npas.calibrate import calibrate_gains
+from npas.calibrate_modules import correct, measure
+from npas.compiled import Compiled, state_of
 from npas.errors import NpasError, NpasWarning
 from npas.init import INITS, initialise, with_gains, zero_layers
+from npas.inplace import install, restore, state_in_place
 from npas.kernels.backends import BACKENDS
 from npas.module import Shapeshifter
-from npas.naming import check_choice, nearest
+from npas.naming import as_tuple, check_choice, nearest
 from npas.passes.collect import Inventory, collect
+from npas.passes.frontends import FRONTENDS, capture
 from npas.passes.mapping import Groups
+from npas.passes.rewrite import make_banks
 from npas.passes.schedule import SCHEDULES
-from npas.passes.trace import Trace, trace
+from npas.passes.structure import analyse
+from npas.passes.trace import Trace, clone_module, shares_tensors
+from npas.passes.verify import steady
 from npas.pipeline import Recorder, assemble, check_backend
 from npas.plan import Plan
 from npas.planning import PlanRequest, check_fits, make_plan
 
+M = TypeVar("M", bound=nn.Module)
 _REQUEST = frozenset(field.name for field in fields(PlanRequest)) - {"budget", "zero"}
 _EXAMPLES = frozenset({"example_inputs", "example_kwargs"})
 
@@ -66,7 +74,6 @@ def plan(
 
     Raises:
         BudgetError: if the budget cannot be met, with the smallest or largest usable one.
-        TraceError: if the root's forward defeats the front end.
         NpasError: for arguments that do not fit the model.
     """
     request = PlanRequest(
@@ -84,9 +91,10 @@ def plan(
     run = Recorder()
     request.check()
     _check_model(model)
-    traced = run("trace", trace, model, _as_tuple(example_inputs), example_kwargs)
-    inventory = _collect(run, model, traced, request, example_inputs, example_kwargs)
-    return run("plan", make_plan, model, traced, inventory, request)
+    inputs = as_tuple(example_inputs)
+    analysis = run("analyse", analyse, model, len(inputs), tuple(example_kwargs or ()))
+    inventory = _collect(run, model, analysis, request, inputs, example_kwargs)
+    return run("plan", make_plan, model, analysis, inventory, request)
 
 
 def compile(
@@ -110,7 +118,11 @@ def compile(
         plan: from `plan` or `Plan.load`, checked against the model.
         init: ``"random"``, or ``"copy"``: windows start with the original's weights. A bank that
             one layer fills exactly keeps the original's weights with both.
-        frontend: ``"auto"`` or ``"fx"``.
+        frontend: what captures the root's forward: ``"fx"`` (symbolic tracing; a submodule that
+            defeats it is called whole), ``"export"`` (torch.export, needs example inputs),
+            ``"opaque"`` (nothing does: the original's own forward runs, and every module makes its
+            weights when it reads them), or ``"auto"``: the first of these that reproduces outputs
+            and gradients of the original on the example inputs. `npas.report` says which, and why.
         backend: what generates weights: ``"auto"`` (Triton kernels on CUDA and ROCm devices,
             PyTorch's operators elsewhere), ``"triton"`` (on the CPU in Triton's interpreter),
             ``"eager"`` (PyTorch's operators), ``"reference"`` (the definitions, which autograd
@@ -129,42 +141,158 @@ def compile(
     Raises:
         BudgetError: if the budget cannot be met.
         PlanError: if the plan was made for another model.
-        TraceError: if the root's forward defeats the front end.
+        TraceError: if the front end that was asked for cannot capture the root's forward.
         NpasError: for arguments that do not fit, or a backend that cannot run here.
     """
-    check_choice("frontend", frontend, ("auto", "fx"))
-    check_choice("backend", backend, BACKENDS)
-    if recompute != "auto" and not isinstance(recompute, bool):
-        raise NpasError(f"recompute={recompute!r} must be 'auto', True or False")
-    check_choice("init", init, INITS)
-    check_choice("schedule", schedule, SCHEDULES)
-    request = _request(budget, plan, plan_arguments)
-    _check_model(model)
-    check_backend(model, backend)
-    if plan is not None:
-        check_fits(plan, model)
-    inputs = _as_tuple(plan_arguments.get("example_inputs", ()))
+    check_choice("frontend", frontend, FRONTENDS)
+    how = _How(init, backend, schedule, recompute)
+    request = _check(model, budget, plan, plan_arguments, how)
+    inputs = as_tuple(plan_arguments.get("example_inputs", ()))
     kwargs = plan_arguments.get("example_kwargs")
     weights = dict(model.named_parameters())
 
     run = Recorder()
-    traced = run("trace", trace, model, inputs, kwargs)
-    if plan is None:
-        inventory = _collect(run, model, traced, request, inputs, kwargs)
-        request = _with_scales(request, inventory, weights)
-        plan = run("plan", make_plan, model, traced, inventory, request)
+    with steady(model):
+        analysis, plan = _plan(run, model, plan, request, inputs, kwargs)
+        traced, tried = run("capture", capture, model, analysis, frontend, inputs, kwargs)
     ssn = assemble(
-        run, model, traced, plan, schedule=schedule, recompute=bool(recompute), backend=backend
+        run,
+        model,
+        traced,
+        plan,
+        tried=tried,
+        schedule=schedule,
+        recompute=bool(recompute),
+        backend=backend,
     )
     starts = run("initialise", initialise, plan, banks_of(ssn), weights, init)
     notes: tuple[str, ...] = ()
     if calibrate is not None:
-        skipped = run("calibrate", calibrate_gains, ssn, model, traced, calibrate)
+        if traced.front_end == "fx":
+            skipped = run("calibrate", calibrate_gains, ssn, model, traced, calibrate)
+        else:
+            shadow = clone_module(model, shares_tensors(model))
+            spreads = run("measure", measure, shadow, plan, calibrate)
+            skipped = run("calibrate", correct, ssn, spreads, calibrate)
         starts, notes = with_gains(starts, banks_of(ssn)), _not_calibrated(skipped)
     ssn._npas.report = replace(
         ssn._npas.report, starts=starts, passes=tuple(run.records), notes=notes
     )
     return ssn
+
+
+def compile_(
+    model: M,
+    budget: str | int | float | None = None,
+    *,
+    plan: Plan | None = None,
+    init: str = "random",
+    backend: str = "auto",
+    schedule: str = "auto",
+    recompute: bool | str = "auto",
+    calibrate: Any = None,
+    **plan_arguments: Any,
+) -> M:
+    """Give a module the budget's parameters, in place; it stays an instance of its class.
+
+    There is no graph: the model's own forward runs, with every call that it answers (``generate``,
+    caches, any argument), and each module makes its weights when it reads them. Parameters and
+    buffers that are not allocated stay the same tensors; make the optimizer afterwards.
+
+    Args:
+        model: any module. Its class, and that of the modules whose weights are generated, become
+            subclasses of the same name, as with ``torch.nn.utils.parametrize``.
+        budget: as for `plan`; give it or ``plan``.
+        plan: from `plan` or `Plan.load`, checked against the model.
+        init: as for `compile`.
+        backend: as for `compile`.
+        schedule: as for `compile`.
+        recompute: as for `compile`.
+        calibrate: as for `compile`.
+        **plan_arguments: as for `compile`.
+
+    Returns:
+        The model itself. `uncompile_` makes it the plain one again, with its weights of then.
+
+    Raises:
+        BudgetError: if the budget cannot be met.
+        PlanError: if the plan was made for another model.
+        NpasError: for arguments that do not fit, or a backend that cannot run here. The model is
+            then what it was.
+    """
+    how = _How(init, backend, schedule, recompute)
+    request = _check(model, budget, plan, plan_arguments, how)
+    inputs = as_tuple(plan_arguments.get("example_inputs", ()))
+    kwargs = plan_arguments.get("example_kwargs")
+    weights = dict(model.named_parameters())
+
+    run = Recorder()
+    with steady(model):
+        analysis, plan = _plan(run, model, plan, request, inputs, kwargs)
+    originals = dict(model.named_parameters(remove_duplicate=False))
+    banks = run("banks", make_banks, model, analysis, plan, backend, schedule)
+    starts = run("initialise", initialise, plan, banks.banks, weights, init)
+    spreads = None if calibrate is None else run("measure", measure, model, plan, calibrate)
+    install(model, banks, state_in_place(model, plan, banks, schedule, bool(recompute)))
+    notes: tuple[str, ...] = ()
+    if spreads is not None:
+        try:
+            skipped = run("calibrate", correct, model, spreads, calibrate)
+        except BaseException:
+            restore(model, originals)
+            raise
+        starts, notes = with_gains(starts, banks.banks), _not_calibrated(skipped)
+    state = state_of(model)
+    assert state is not None
+    state.report = replace(state.report, starts=starts, passes=tuple(run.records), notes=notes)
+    return model
+
+
+def _plan(
+    run: Recorder,
+    model: nn.Module,
+    plan: Plan | None,
+    request: PlanRequest,
+    inputs: tuple[Any, ...],
+    kwargs: MappingType[str, Any] | None,
+) -> tuple[Trace, Plan]:
+    analysis = run("analyse", analyse, model, len(inputs), tuple(kwargs or ()))
+    if plan is None:
+        inventory = _collect(run, model, analysis, request, inputs, kwargs)
+        request = _with_scales(request, inventory, dict(model.named_parameters()))
+        plan = run("plan", make_plan, model, analysis, inventory, request)
+    return analysis, plan
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """Arguments of `compile` and `compile_` that the plan does not depend on."""
+
+    init: str
+    backend: str
+    schedule: str
+    recompute: bool | str
+
+
+def _check(
+    model: nn.Module,
+    budget: Any,
+    plan: Plan | None,
+    arguments: MappingType[str, Any],
+    how: _How,
+) -> PlanRequest:
+    """Check everything that can be checked before the model is looked at closely."""
+    check_choice("backend", how.backend, BACKENDS)
+    if how.recompute != "auto" and not isinstance(how.recompute, bool):
+        raise NpasError(f"recompute={how.recompute!r} must be 'auto', True or False")
+    check_choice("init", how.init, INITS)
+    check_choice("schedule", how.schedule, SCHEDULES)
+    request = _request(budget, plan, arguments)
+    _check_model(model)
+    check_backend(model, how.backend)
+    if plan is not None:
+        check_fits(plan, model)
+    return request
 
 
 def _not_calibrated(layers: tuple[str, ...]) -> tuple[str, ...]:
@@ -194,7 +322,7 @@ def _collect(
         traced,
         target_modules=request.target_modules,
         ignored_modules=request.ignored_modules,
-        example_inputs=_as_tuple(example_inputs),
+        example_inputs=as_tuple(example_inputs),
         example_kwargs=example_kwargs,
     )
 
@@ -231,14 +359,8 @@ def _with_scales(
 def _check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise NpasError(f"the model is a {type(model).__name__}, not an nn.Module")
-    if any(isinstance(module, Bank | Shapeshifter) for module in model.modules()):
+    if any(isinstance(module, Bank | Compiled) for module in model.modules()):
         raise NpasError(
             f"{type(model).__name__} is compiled by npas already; call npas.materialize on it "
             "first, or compile the original"
         )
-
-
-def _as_tuple(inputs: Any) -> tuple[Any, ...]:
-    if not isinstance(inputs, torch.Tensor | Iterable):
-        raise NpasError(f"example_inputs={inputs!r} must be a tuple of what forward takes")
-    return (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)

@@ -1,7 +1,7 @@
 """Calibrate: set the gains once from a forward pass, so that activations keep their scale."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from npas.passes.rewrite import BANKS
 from npas.passes.trace import Trace, clone_module, shares_tensors
 
 # Corrections at one operation: a bias makes its output's scale not quite linear in the gain.
-_ROUNDS = 3
+ROUNDS = 3
 _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 # What may stand between a projection and its sum: it passes the scale on.
 _PASSES = {F.dropout, "view", "reshape", "flatten", "unflatten", "transpose", "permute"}
@@ -48,7 +48,7 @@ def calibrate_gains(
         NpasError: if the batch does not run through the model.
     """
     mode = ssn.training
-    args, kwargs = _inputs(batch)
+    args, kwargs = forward_inputs(batch)
     shadow = clone_module(model, shares_tensors(model)).train(mode)
     before = {name: buffer.clone() for name, buffer in ssn.named_buffers()}
     original = _Measure(shadow, trace.graphs[mode])
@@ -62,11 +62,17 @@ def calibrate_gains(
     for name, buffer in ssn.named_buffers():
         if not name.startswith("npas."):
             buffer.copy_(before[name])
-    for bank in banks_of(ssn).values():
+    normalise_gains(banks_of(ssn).values())
+    return tuple(layer for _, layer in correct.layers if layer not in correct.done)
+
+
+@torch.no_grad()
+def normalise_gains(banks: Iterable[Bank]) -> None:
+    """Move the geometric mean of each bank's gains into its scale; its weights stay the same."""
+    for bank in banks:
         mean = bank.gain.double().log().mean().exp()
         bank.theta.mul_(mean.to(bank.theta.dtype))
         bank.set_gains(bank.gain / mean)
-    return tuple(layer for _, layer in correct.layers if layer not in correct.done)
 
 
 class _Measure(fx.Interpreter):
@@ -78,7 +84,7 @@ class _Measure(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        if _is_float(result):
+        if is_float(result):
             self.spreads[n.name] = float(result.float().std(correction=0))
         return result
 
@@ -114,7 +120,7 @@ class _Correct(fx.Interpreter):
             read = [self._layers[n]]
         elif n in self._layers:
             return result
-        if len(read) != 1 or read[0][1] in self.done or not _is_float(result):
+        if len(read) != 1 or read[0][1] in self.done or not is_float(result):
             return result
         bank, layer = read[0]
         self.done.add(layer)
@@ -123,7 +129,7 @@ class _Correct(fx.Interpreter):
             self._branches.setdefault(total, []).append(_Branch(layer, bank, nodes, state))
             return result
         target = self._spreads.get(n.meta.get("origin", n.name), 0.0)
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             own = float(result.float().std(correction=0))
             if own > 0 and target > 0:
                 self._scale(bank, layer, target / own)
@@ -160,9 +166,9 @@ class _Correct(fx.Interpreter):
         last = branch.nodes[-1]
         other = next(node for node in total.all_input_nodes if node is not last)
         now = torch.get_rng_state()
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             value, found = self.env[other], self.env[last]
-            same = _is_float(value) and _is_float(found) and value.shape == found.shape
+            same = is_float(value) and is_float(found) and value.shape == found.shape
             if not same or float(found.float().std(correction=0)) <= 0:
                 break
             target = self._spreads[total.name]
@@ -204,7 +210,8 @@ def _layers_by_node(ssn: Shapeshifter) -> dict[fx.Node, tuple[Bank, str]]:
     return found
 
 
-def _inputs(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def forward_inputs(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return a calibration batch as positional and keyword inputs of forward."""
     if isinstance(batch, dict):
         return (), batch
     return (tuple(batch) if isinstance(batch, tuple | list) else (batch,)), {}
@@ -228,5 +235,6 @@ def _run(interpreter: fx.Interpreter, model: nn.Module, args: Any, kwargs: Any) 
         ) from error
 
 
-def _is_float(value: object) -> bool:
+def is_float(value: object) -> bool:
+    """Tell whether a value has a standard deviation: more than one floating-point number."""
     return isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() > 1

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from npas.compiled import state_of
 from npas.errors import CheckpointError, NpasError, PlanError
 from npas.kernels.backends import BACKENDS
 from npas.module import Shapeshifter
-from npas.naming import check_choice
-from npas.passes.trace import trace
+from npas.naming import as_tuple, check_choice
+from npas.passes.frontends import capture, opaque
+from npas.passes.structure import analyse
 from npas.pipeline import Recorder, assemble, check_backend
 from npas.plan import Plan
 from npas.planning import check_fits
@@ -41,11 +43,12 @@ def save(ssn: nn.Module, folder: str | os.PathLike[str]) -> None:
         NpasError: if the module was not compiled by npas.
         CheckpointError: if the folder cannot be written.
     """
-    if not isinstance(ssn, Shapeshifter):
+    state = state_of(ssn)
+    if state is None:
         raise NpasError(f"{type(ssn).__name__} was not compiled by npas; save takes what it made")
     path = Path(folder)
-    plan = ssn._npas.plan.to_json()
-    how = json.dumps(ssn._npas.how)
+    plan = state.plan.to_json()
+    how = json.dumps(dict(state.how))
     # Tied and sliced tensors would be refused by safetensors as sharing memory.
     tensors = {
         name: value.detach().cpu().contiguous().clone()
@@ -73,6 +76,8 @@ def load(
     model: nn.Module | Callable[[], nn.Module],
     *,
     backend: str = "auto",
+    example_inputs: Sequence[Any] = (),
+    example_kwargs: Mapping[str, Any] | None = None,
 ) -> Shapeshifter:
     """Read a folder that `save` wrote.
 
@@ -82,6 +87,9 @@ def load(
             and it is not changed.
         backend: what generates weights, as for `npas.compile`; it is not in the file, since it
             belongs to the machine.
+        example_inputs: positional inputs of forward, for a module that torch.export captured; it
+            computes the same without them, by the original's own forward.
+        example_kwargs: keyword inputs of forward.
 
     Returns:
         The compiled module, in training mode as a new module is.
@@ -105,7 +113,8 @@ def load(
         check_backend(original, backend)
     except PlanError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    ssn = _build(original, plan, json.loads(how), backend)
+    examples = as_tuple(example_inputs), example_kwargs
+    ssn = _build(original, plan, json.loads(how), backend, *examples)
     _check_tensors(path, ssn, tensors)
     _allocate_as(ssn, tensors)
     left = [n for n, t in (*ssn.named_parameters(), *ssn.named_buffers()) if t.is_meta]
@@ -118,10 +127,22 @@ def load(
     return ssn
 
 
-def _build(model: nn.Module, plan: Plan, how: Mapping[str, Any], backend: str) -> Shapeshifter:
+def _build(
+    model: nn.Module,
+    plan: Plan,
+    how: Mapping[str, Any],
+    backend: str,
+    example_inputs: tuple[Any, ...],
+    example_kwargs: Mapping[str, Any] | None,
+) -> Shapeshifter:
     """Compile as it was compiled, without initialising what the file holds."""
-    examples = (None,) * int(how["n_inputs"])
-    traced = trace(model, examples, dict.fromkeys(how["keywords"]))
+    front_end, keywords = str(how["frontend"]), tuple(how["keywords"])
+    analysis = analyse(model, int(how["n_inputs"]), keywords)
+    given = bool(example_inputs or example_kwargs)
+    if front_end == "fx" or (front_end == "export" and given):
+        traced, _ = capture(model, analysis, front_end, example_inputs, example_kwargs)
+    else:
+        traced = opaque(analysis, f"saved from a module whose front end was {front_end}")
     return assemble(
         Recorder(),
         model,

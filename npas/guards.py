@@ -96,14 +96,20 @@ class ArgumentGuard:
     Attributes:
         names: of the arguments that are passed by position or by name.
         constants: argument -> the value it was traced with.
+        needed: arguments that are None by default and were traced with another value.
     """
 
     names: tuple[str, ...]
     constants: Mapping[str, Any]
+    needed: frozenset[str] = frozenset()
 
     def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
         """Check constants, and that nothing else is None."""
-        for name, value in (*zip(self.names, args, strict=False), *kwargs.items()):
+        given = dict(zip(self.names, args, strict=False)) | dict(kwargs)
+        if not self.needed <= given.keys():
+            missing = min(self.needed - given.keys())
+            raise Refused(f"argument {missing} was not given")
+        for name, value in given.items():
             if name in self.constants:
                 if not is_same(value, self.constants[name]):
                     raise Refused(f"argument {name} was traced as {self.constants[name]!r}")
@@ -126,7 +132,7 @@ class ExampleGuard:
         defaults: argument -> default, for arguments that may be left out.
         structure: of the given arguments' values.
         shapes: of each input; a text is a size that may vary, equal texts are equal sizes.
-        dtypes: of each input.
+        places: dtype and kind of device of each input.
         ranges: text of ``shapes`` -> smallest and largest size.
 
         result: structure of what forward returns.
@@ -137,7 +143,7 @@ class ExampleGuard:
     defaults: Mapping[str, Any]
     structure: Structure
     shapes: tuple[tuple[int | str, ...], ...]
-    dtypes: tuple[torch.dtype, ...]
+    places: tuple[tuple[torch.dtype, str], ...]
     ranges: Mapping[str, tuple[int, int]]
     result: Structure
 
@@ -160,9 +166,9 @@ class ExampleGuard:
 
     def _check_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
         found: dict[str, int] = {}
-        for tensor, shape, dtype in zip(tensors, self.shapes, self.dtypes, strict=True):
-            if tensor.dtype != dtype or tensor.dim() != len(shape):
-                raise Refused("a tensor of another dtype or number of dimensions")
+        for tensor, shape, place in zip(tensors, self.shapes, self.places, strict=True):
+            if (tensor.dtype, tensor.device.type) != place or tensor.dim() != len(shape):
+                raise Refused("a tensor of another dtype, device or number of dimensions")
             for size, expected in zip(tensor.shape, shape, strict=True):
                 if isinstance(expected, str):
                     if found.setdefault(expected, size) != size:

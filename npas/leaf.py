@@ -141,6 +141,11 @@ def sources_of(module: nn.Module) -> dict[str, Source]:
     return module.__dict__.get(SOURCES, {})
 
 
+def parameter_order(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of a module's parameters as it defined them, generated ones in place."""
+    return module.__dict__.get(_ORDER, tuple(module._parameters))
+
+
 def take_over(module: nn.Module, sources: Mapping[str, Source]) -> None:
     """Let a module make some of its parameters from banks, in place.
 

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from npas.compiled import Compiled, State, subclass
+from npas.graph_pickle import dump, load
 from npas.guards import Guard, Refused, check_modules
 from npas.leaf import leaf_class, sources_of
 
@@ -92,6 +93,9 @@ class Shapeshifter(Compiled, fx.GraphModule):
         made = self._npas.original, tuple(sources_of(self))
         if self._npas.report.front_end == "opaque":
             return _rebuild, (*made, state, None, None)
+        if self._npas.report.front_end == "export":
+            rows = {mode: dump(graph) for mode, graph in self._graphs.items()}
+            return _rebuild, (*made, state, rows, None)
         carriers = {mode: fx.GraphModule(self, graph) for mode, graph in self._graphs.items()}
         names = {mode: [node.name for node in g.nodes] for mode, g in self._graphs.items()}
         self.recompile()
@@ -155,14 +159,17 @@ def _rebuild(
     original: type[nn.Module],
     names_of_weights: tuple[str, ...],
     state: dict[str, Any],
-    carriers: Mapping[bool, fx.GraphModule] | None,
+    carriers: Mapping[bool, Any] | None,
     names: Mapping[bool, list[str]] | None,
 ) -> Shapeshifter:
     result = _empty(original, names_of_weights)
     result.__dict__.update(state)
-    if carriers is None or names is None:
+    if carriers is None:
         graph = opaque_graph()
         result._adopt({True: graph, False: graph})
+        return result
+    if names is None:
+        result._adopt({mode: load(rows) for mode, rows in carriers.items()})
         return result
     for mode, carrier in carriers.items():
         # fx traces the code again, and names the nodes after what they call.

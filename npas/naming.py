@@ -5,7 +5,9 @@ import fnmatch
 import keyword
 import re
 from collections.abc import Iterable
+from typing import Any
 
+import torch
 from torch import nn
 
 from npas.errors import NpasError
@@ -79,6 +81,17 @@ def select(patterns: Iterable[str], names: Iterable[str], *, argument: str) -> s
             )
         chosen |= found
     return chosen
+
+
+def as_tuple(inputs: Any) -> tuple[Any, ...]:
+    """Return example inputs as a tuple; one tensor stands for itself.
+
+    Raises:
+        NpasError: for what cannot be positional inputs.
+    """
+    if not isinstance(inputs, torch.Tensor | Iterable):
+        raise NpasError(f"example_inputs={inputs!r} must be a tuple of what forward takes")
+    return (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
 
 
 def identifier(name: str) -> str:

@@ -58,6 +58,7 @@ def assemble(
     traced: Trace,
     plan: Plan,
     *,
+    tried: tuple[str, ...] = (),
     schedule: str,
     recompute: bool,
     backend: str,
@@ -68,7 +69,13 @@ def assemble(
     state = State(
         original=type(model),
         plan=plan,
-        report=Report(traced.front_end, traced.leaves, tuple(run.records)),
+        report=Report(
+            traced.front_end,
+            traced.leaves,
+            tuple(run.records),
+            tried,
+            submodules(model, traced),
+        ),
         live=rewritten.live,
         recompute=recompute,
         how={
@@ -80,3 +87,27 @@ def assemble(
         },
     )
     return Shapeshifter(rewritten.root, graphs, traced.guards, state, rewritten.watched)
+
+
+def submodules(model: nn.Module, traced: Trace) -> dict[str, str]:
+    """Return, for every submodule, the front end that captured its operations, and why."""
+    found: dict[str, str] = {}
+    called = {
+        str(node.target)
+        for graph in traced.graphs.values()
+        for node in graph.nodes
+        if node.op == "call_module"
+    }
+    for path, _ in model.named_modules():
+        whole = next((leaf for leaf in traced.leaves if _is_below(path, leaf)), None)
+        if whole is not None:
+            found[path] = f"opaque: {traced.leaves[whole]}"
+        elif path in called:
+            found[path] = f"{traced.front_end}: called"
+        else:
+            found[path] = f"{traced.front_end}: its operations are in the graph"
+    return found
+
+
+def _is_below(path: str, leaf: str) -> bool:
+    return not leaf or path == leaf or path.startswith(f"{leaf}.")

@@ -35,8 +35,11 @@ class Report:
     """How a module was compiled.
 
     Attributes:
-        front_end: which front end captured the root.
-        leaves: path of each submodule kept whole -> why.
+        front_end: which front end captured the root: ``"fx"``, ``"export"``, ``"opaque"``, or
+            ``"in place"`` for what `npas.compile_` changed, which has no graph.
+        leaves: path of each submodule kept whole -> why (the root's is the empty path).
+        tried: what became of each front end that was tried, in order.
+        submodules: path -> front end that its operations were captured by, and why.
         passes: in the order they ran.
         starts: layer -> how it starts; empty on meta tensors.
         notes: what a user may want to know, such as parameters that are kept as they are.
@@ -46,13 +49,15 @@ class Report:
     front_end: str
     leaves: Mapping[str, str]
     passes: tuple[PassRecord, ...]
+    tried: tuple[str, ...] = ()
+    submodules: Mapping[str, str] = field(default_factory=dict)
     starts: Mapping[str, LayerStart] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     fallbacks: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Return the report as text."""
-        lines = [f"front end: {self.front_end}"]
+        lines = [f"front end: {self.front_end}", *(f"tried {what}" for what in self.tried)]
         lines += [f"opaque leaf {path or '(root)'}: {why}" for path, why in self.leaves.items()]
         for record in self.passes:
             changed = record.nodes_added or record.nodes_erased

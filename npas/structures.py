@@ -18,8 +18,8 @@ class Structure:
     """How a value is put together.
 
     Attributes:
-        kind: ``"tensor"``, ``"constant"``, ``"node"`` (a type that pytree knows) or
-            ``"dataclass"``.
+        kind: ``"tensor"``, ``"constant"``, ``"node"`` (a type that pytree knows), ``"dataclass"``
+            or ``"object"`` (any other, by its attributes).
         type: of the value, or None.
         context: the constant, pytree's context, or the names of the fields.
         parts: of the value.
@@ -32,17 +32,25 @@ class Structure:
 
 
 _TENSOR = Structure("tensor")
+# Attributes of attributes of results are looked into this deep.
+_DEPTH = 8
 
 
-def flatten(value: Any) -> tuple[list[torch.Tensor], Structure]:
+def flatten(value: Any, *, objects: bool = False) -> tuple[list[torch.Tensor], Structure]:
     """Return the tensors of a value and how they are put together.
+
+    Args:
+        value: anything.
+        objects: whether to take any other object apart by its attributes, and one that holds no
+            tensors as a constant. What is put together again is then another object, so this is
+            for results.
 
     Raises:
         NpasError: for an object that is neither a tensor, a constant, a dataclass, nor of a type
             that ``torch.utils._pytree`` knows.
     """
     tensors: list[torch.Tensor] = []
-    return tensors, _flatten(value, tensors)
+    return tensors, _flatten(value, tensors, _DEPTH if objects else 0)
 
 
 def rebuild(tensors: Sequence[torch.Tensor], structure: Structure) -> Any:
@@ -51,7 +59,7 @@ def rebuild(tensors: Sequence[torch.Tensor], structure: Structure) -> Any:
     return _rebuild(left, structure)
 
 
-def _flatten(value: Any, tensors: list[torch.Tensor]) -> Structure:
+def _flatten(value: Any, tensors: list[torch.Tensor], depth: int) -> Structure:
     if isinstance(value, torch.Tensor):
         tensors.append(value)
         return _TENSOR
@@ -60,12 +68,18 @@ def _flatten(value: Any, tensors: list[torch.Tensor]) -> Structure:
     cls = pytree._get_node_type(value)
     if cls in pytree.SUPPORTED_NODES:
         children, context = pytree.SUPPORTED_NODES[cls].flatten_fn(value)
-        parts = tuple(_flatten(child, tensors) for child in children)
+        parts = tuple(_flatten(child, tensors, depth) for child in children)
         return Structure("node", cls, context, parts)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = tuple(field.name for field in dataclasses.fields(value))
-        parts = tuple(_flatten(getattr(value, name), tensors) for name in names)
+        parts = tuple(_flatten(getattr(value, name), tensors, depth) for name in names)
         return Structure("dataclass", type(value), names, parts)
+    if depth > 1 and not isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+        held, found = getattr(value, "__dict__", {}), len(tensors)
+        parts = tuple(_flatten(part, tensors, depth - 1) for part in held.values())
+        if len(tensors) > found:
+            return Structure("object", type(value), tuple(held), parts)
+        return Structure("constant", type(value), value)
     raise NpasError(f"an object of type {type(value).__name__}, whose tensors cannot be told")
 
 
@@ -78,6 +92,10 @@ def _rebuild(left: list[torch.Tensor], structure: Structure) -> Any:
     if structure.kind == "node":
         return pytree.SUPPORTED_NODES[structure.type].unflatten_fn(parts, structure.context)
     fields = dict(zip(structure.context, parts, strict=True))
+    if structure.kind == "object":
+        made = object.__new__(structure.type)
+        made.__dict__.update(fields)
+        return made
     made = {f.name: fields.pop(f.name) for f in dataclasses.fields(structure.type) if f.init}
     result = structure.type(**made)
     for name, part in fields.items():

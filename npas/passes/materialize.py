@@ -9,7 +9,7 @@ from torch import nn
 from npas.bank import Bank
 from npas.compiled import state_of
 from npas.errors import NpasError
-from npas.leaf import give_back, leaf_class, sources_of
+from npas.leaf import give_back, leaf_class, parameter_order, sources_of
 from npas.module import Shapeshifter
 
 
@@ -54,6 +54,35 @@ def give_back_all(root: nn.Module, weights: dict[str, nn.Parameter]) -> None:
             done.add(id(module))
             prefix = f"{path}." if path else ""
             give_back(module, {name: weights[prefix + name] for name in sources_of(module)})
+
+
+def dense_state_dict(ssn: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state dict that the original would have: its keys in its order, no banks.
+
+    Args:
+        ssn: a compiled module; it is not changed.
+
+    Returns:
+        key -> tensor: generated weights made now, everything else as in ``ssn.state_dict()``.
+
+    Raises:
+        NpasError: if the module was not compiled by npas.
+    """
+    if state_of(ssn) is None:
+        raise NpasError(f"{type(ssn).__name__} was not compiled by npas")
+    weights = {name: weight.detach() for name, weight in dense_weights(ssn).items()}
+    kept = {n: t for n, t in ssn.state_dict().items() if n.partition(".")[0] != "npas"}
+    result: dict[str, torch.Tensor] = {}
+    for path, module in ssn.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        for name in parameter_order(module):
+            key = prefix + name
+            if key in weights:
+                result[key] = weights[key]
+            elif key in kept:
+                result[key] = kept[key]
+        result |= {k: t for k, t in kept.items() if k.rpartition(".")[0] == path}
+    return result | kept
 
 
 def dense_weights(ssn: nn.Module) -> dict[str, nn.Parameter]:

@@ -31,6 +31,10 @@ HOOKS = (
 )
 
 
+# Where what the graphs read and the model does not hold stands in the compiled module.
+PARTS = "npas.parts"
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
     """What the front end saw.
@@ -109,19 +113,25 @@ def trace(
     constants = _constant_arguments(shadow, len(example_inputs), set(example_kwargs or ()))
     opaque: dict[type[nn.Module], str] = {}
     graphs: dict[bool, fx.Graph] = {}
+    parts: dict[str, Any] = {}
     leaves: dict[str, str] = {}
     for training in (True, False):
         shadow.train(training)
         graphs[training], kept = _trace_with_retry(shadow, constants, opaque)
+        parts |= _constants(graphs[training], shadow, model)
         leaves.update(kept)
     if str(graphs[True]) == str(graphs[False]):
         graphs[False] = graphs[True]
-    guard = ArgumentGuard(argument_names(shadow.forward), constants)
+    names = argument_names(shadow.forward)
+    defaults = inspect.signature(shadow.forward).parameters
+    needed = frozenset(n for n in names if n not in constants and defaults[n].default is None)
+    guard = ArgumentGuard(names, constants, needed)
     return Trace(
         graphs,
         {True: guard, False: guard},
         leaves,
         "fx",
+        parts,
         n_inputs=len(example_inputs),
         keywords=tuple(example_kwargs or ()),
     )
@@ -136,6 +146,7 @@ class _Tracer(fx.Tracer):
         # Without arguments too: fx makes one to unpickle a GraphModule.
         super().__init__()
         self._opaque = opaque or {}
+        self._depth = _autocast_depth()
         self.kept: dict[str, str] = {}
         self.failed: nn.Module | None = None
 
@@ -151,6 +162,11 @@ class _Tracer(fx.Tracer):
             self.kept[module_qualified_name] = "a module of torch.nn with parts, called whole"
         return leaf
 
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if not torch.is_grad_enabled() or _autocast_depth() != self._depth:
+            raise TraceError("fx does not record torch.no_grad() and torch.autocast regions")
+        return super().create_node(*args, **kwargs)
+
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         try:
             return super().call_module(m, forward, args, kwargs)
@@ -159,18 +175,24 @@ class _Tracer(fx.Tracer):
             raise
 
 
+def _autocast_depth() -> int:
+    """Return how many autocast regions are entered."""
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting()
+
+
 def _trace_with_retry(
     shadow: nn.Module, constants: Mapping[str, Any], opaque: dict[type[nn.Module], str]
 ) -> tuple[fx.Graph, dict[str, str]]:
     while True:
         tracer = _Tracer(opaque)
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), torch.enable_grad():
                 # fx has no assertion for a constant text and says so; it gets ours below.
                 warnings.filterwarnings("ignore", "Was not able to add assertion")
                 graph = tracer.trace(shadow, dict(constants) or None)
         except Exception as error:
-            where = _place(error)
+            where = place(error)
             if tracer.failed is None or type(tracer.failed) in opaque:
                 raise TraceError(
                     f"fx cannot trace {type(shadow).__name__}.forward ({where}): "
@@ -179,11 +201,22 @@ def _trace_with_retry(
                     "what fx cannot trace as an opaque leaf"
                 ) from error
             # The whole class at once: one retry a class instead of one a block.
-            opaque[type(tracer.failed)] = f"defeats fx ({where}): {_first_line(error)}"
+            opaque[type(tracer.failed)] = f"defeats fx ({where}): {first_line(error)}"
             continue
         _restore_argument_names(graph, shadow, constants)
         _refuse_keywords(graph)
         return graph, tracer.kept
+
+
+def _constants(graph: fx.Graph, shadow: nn.Module, model: nn.Module) -> dict[str, torch.Tensor]:
+    """Move tensors that tracing made and put on the root to where `Trace.parts` stand."""
+    found: dict[str, torch.Tensor] = {}
+    for node in graph.nodes:
+        name = str(node.target)
+        if node.op == "get_attr" and "." not in name and not hasattr(model, name):
+            found[name] = getattr(shadow, name)
+            node.target = f"{PARTS}.{name}"
+    return found
 
 
 def _constant_arguments(model: nn.Module, n_given: int, named: set[str]) -> dict[str, Any]:
@@ -206,8 +239,9 @@ def _restore_argument_names(
     for node in reversed(list(graph.nodes)):
         said = node.args[1] if node.op == "call_function" and len(node.args) == 2 else None
         if isinstance(said, str) and "has been specialized to have value" in said:
+            compared = list(node.all_input_nodes)
             graph.erase_node(node)
-            for source in node.all_input_nodes:
+            for source in compared:
                 if source.op == "call_function" and not source.users:
                     graph.erase_node(source)
     for node, name in zip(placeholders, names, strict=True):
@@ -226,7 +260,8 @@ def _refuse_keywords(graph: fx.Graph) -> None:
                 )
 
 
-def _place(error: BaseException) -> str:
+def place(error: BaseException) -> str:
+    """Return where an error was raised, in the user's code if any of it was running."""
     ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != "<string>"]
     theirs = [f for f in frames if not f.filename.startswith(ours)] or frames
@@ -234,5 +269,6 @@ def _place(error: BaseException) -> str:
     return f"{Path(last.filename).name}:{last.lineno}, in {last.name}"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return an error as one line."""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

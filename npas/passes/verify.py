@@ -1,0 +1,169 @@
+"""Verify: does a captured graph compute what the original computes, outputs and gradients?"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_map
+
+from npas.errors import NpasError, TraceError
+from npas.passes.trace import Trace, clone_module, first_line
+from npas.structures import flatten
+
+# Operators that are run in another order may round differently; nothing else may differ.
+_RELATIVE = 1e-4
+
+
+def compare(model: nn.Module, found: Trace, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Run the original and its graphs on the same inputs, with the same random numbers.
+
+    Both run on copies: neither the model nor its buffers and gradients are changed.
+
+    Args:
+        model: the original.
+        found: its graphs.
+        args: positional example inputs.
+        kwargs: keyword example inputs.
+
+    Returns:
+        How they compare, in words.
+
+    Raises:
+        TraceError: if a graph computes something else, or refuses the inputs.
+        NpasError: if the inputs do not run through the original, or it changes its parameters.
+    """
+    parameters = {
+        id(p): nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad)
+        for p in model.parameters()
+    }
+    exact, left_out = True, ""
+    for mode in (True, False):
+        original = _clone(model, parameters).train(mode)
+        try:
+            expected = _run(original, original, args, kwargs)
+        except Exception as error:
+            if mode:
+                left_out = f"; not compared in training, where they fail ({first_line(error)})"
+                continue
+            raise NpasError(
+                f"example inputs do not run through {type(model).__name__}: {first_line(error)}"
+            ) from error
+        _refuse_changes(model, parameters)
+        root = _clone(model, parameters).train(mode)
+        try:
+            result = _run(_graph_call(root, found, mode), root, args, kwargs)
+        except Exception as error:
+            raise TraceError(
+                f"the graph of {found.front_end} does not run on the example inputs: "
+                f"{first_line(error)}"
+            ) from error
+        exact &= _same(expected, result, found.front_end, mode)
+    how = "bit for bit" if exact else "within rounding"
+    return f"outputs and gradients on the example inputs are the original's, {how}{left_out}"
+
+
+@contextmanager
+def steady(model: nn.Module) -> Iterator[None]:
+    """Leave every random generator as it was: torch's, NumPy's and Python's."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+# What one run gave: outputs, gradients and buffers, by name.
+_Outcome = dict[str, torch.Tensor | None]
+
+
+def _clone(model: nn.Module, parameters: Mapping[int, nn.Parameter]) -> nn.Module:
+    buffers = {id(b): b.detach().clone() for b in model.buffers()}
+    return clone_module(model, {**parameters, **buffers})
+
+
+def _graph_call(root: nn.Module, found: Trace, mode: bool) -> Callable[..., Any]:
+    """Return a function that calls a graph over the root's tensors, through its guard."""
+    if found.parts:
+        root.npas = nn.Module()
+        root.npas.parts = nn.Module()
+        for name, part in found.parts.items():
+            setattr(root.npas.parts, name, part)
+    module, guard = fx.GraphModule(root, found.graphs[mode]), found.guards[mode]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        inputs, named = guard.inputs(args, kwargs)
+        return guard.outputs(module(*inputs, **named))
+
+    return call
+
+
+def _run(
+    call: Callable[..., Any], root: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> _Outcome:
+    given = tree_map(_copy, (tuple(args), dict(kwargs)))
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    with torch.set_grad_enabled(root.training):
+        outputs, _ = flatten(call(*given[0], **given[1]), objects=True)
+    found: _Outcome = {
+        f"output {i}": value for i, value in enumerate(outputs) if isinstance(value, torch.Tensor)
+    }
+    found |= {f"buffer {n}": b for n, b in root.named_buffers() if not n.startswith("npas.")}
+    losses = [
+        t.float().square().mean() for t in found.values() if t is not None and t.requires_grad
+    ]
+    wanted = {n: p for n, p in root.named_parameters() if p.requires_grad}
+    if losses and wanted:
+        total = torch.stack(losses).sum()
+        grads = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+        found |= {f"gradient of {n}": g for n, g in zip(wanted, grads, strict=True)}
+    return found
+
+
+def _copy(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.detach().clone().requires_grad_(value.requires_grad)
+
+
+def _refuse_changes(model: nn.Module, parameters: Mapping[int, nn.Parameter]) -> None:
+    for name, parameter in model.named_parameters():
+        if parameters[id(parameter)]._version:
+            raise NpasError(
+                f"{name} is changed in place by {type(model).__name__}.forward; a weight that is "
+                "generated cannot be. Move the change out of forward, or leave the weight out with "
+                f"ignored_modules=[{name!r}]"
+            )
+
+
+def _same(expected: _Outcome, found: _Outcome, front_end: str, mode: bool) -> bool:
+    """Compare two runs; return whether they are equal bit for bit."""
+    exact = True
+    where = "training" if mode else "evaluation"
+    if expected.keys() != found.keys():
+        raise TraceError(f"the graph of {front_end} returns something else in {where}")
+    for name, value in expected.items():
+        other = found[name]
+        if value is None or other is None:
+            same = value is other
+        elif value.shape != other.shape or value.dtype != other.dtype:
+            same = False
+        elif torch.equal(value, other):
+            continue
+        else:
+            exact = False
+            scale = float(value.detach().abs().max()) if value.is_floating_point() else 0.0
+            same = value.is_floating_point() and torch.allclose(
+                value, other, rtol=_RELATIVE, atol=_RELATIVE * scale, equal_nan=True
+            )
+        if not same:
+            raise TraceError(f"the graph of {front_end} gives another {name} in {where}")
+    return exact
