@@ -85,9 +85,10 @@ class _Steps(nn.Module):
         return len(self._modules) - ("npas" in self._modules)
 
     def __getitem__(self, index: Any) -> Any:
-        steps = {name: module for name, module in self._modules.items() if name != "npas"}
         plain = nn.Sequential()
-        plain._modules.update(steps)
+        for name, step in self._modules.items():
+            if name != "npas":
+                plain.add_module(name, step)
         return plain[index]
 
 

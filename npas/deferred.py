@@ -1,7 +1,7 @@
 """A weight that is made, or only multiplied with, where it is used."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -10,9 +10,15 @@ class Multiplies(Protocol):
     """A bank."""
 
     def __call__(
-        self, layer: str, *, input: torch.Tensor | None = None, stride: Sequence[int] = ()
-    ) -> torch.Tensor:
-        """Return a layer's weight, or its product with ``input``."""
+        self,
+        layer: str,
+        *,
+        rows: torch.Tensor | None = None,
+        input: torch.Tensor | None = None,
+        stride: Sequence[int] = (),
+        defer: str | None = None,
+    ) -> Any:
+        """Return a layer's weight, rows of it, its product, or what makes it later."""
         ...
 
     def fuses(self, layer: str, input: torch.Tensor, rows: int, *, always: bool) -> bool:

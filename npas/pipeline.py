@@ -74,6 +74,7 @@ def assemble(
             traced.leaves,
             tuple(run.records),
             tried,
+            visible_share(traced, plan),
             submodules(model, traced),
         ),
         live=rewritten.live,
@@ -107,6 +108,19 @@ def submodules(model: nn.Module, traced: Trace) -> dict[str, str]:
         else:
             found[path] = f"{traced.front_end}: its operations are in the graph"
     return found
+
+
+def visible_share(traced: Trace, plan: Plan) -> float:
+    """Return the share of the allocated elements whose weight some graph reads or calls for."""
+    nodes = [node for graph in traced.graphs.values() for node in graph.nodes]
+    read = {str(node.target) for node in nodes if node.op == "get_attr"}
+    called = {str(node.target) for node in nodes if node.op == "call_module"}
+    seen = sum(
+        layer.n
+        for layer in plan.layers
+        if any(n in read or n.rpartition(".")[0] in called for n in (layer.name, *layer.aliases))
+    )
+    return seen / sum(layer.n for layer in plan.layers)
 
 
 def _is_below(path: str, leaf: str) -> bool:

@@ -39,6 +39,8 @@ class Report:
             ``"in place"`` for what `npas.compile_` changed, which has no graph.
         leaves: path of each submodule kept whole -> why (the root's is the empty path).
         tried: what became of each front end that was tried, in order.
+        visible: share of the allocated weights' elements that the graphs generate; the modules
+            make the others when they read them.
         submodules: path -> front end that its operations were captured by, and why.
         passes: in the order they ran.
         starts: layer -> how it starts; empty on meta tensors.
@@ -50,6 +52,7 @@ class Report:
     leaves: Mapping[str, str]
     passes: tuple[PassRecord, ...]
     tried: tuple[str, ...] = ()
+    visible: float = 0.0
     submodules: Mapping[str, str] = field(default_factory=dict)
     starts: Mapping[str, LayerStart] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -57,7 +60,8 @@ class Report:
 
     def __str__(self) -> str:
         """Return the report as text."""
-        lines = [f"front end: {self.front_end}", *(f"tried {what}" for what in self.tried)]
+        share = f"{self.visible:.0%} of the allocated weights in its graph"
+        lines = [f"front end: {self.front_end}, {share}", *(f"tried {what}" for what in self.tried)]
         lines += [f"opaque leaf {path or '(root)'}: {why}" for path, why in self.leaves.items()]
         for record in self.passes:
             changed = record.nodes_added or record.nodes_erased

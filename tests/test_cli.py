@@ -320,7 +320,6 @@ def test_keyword_inputs(inside: Run) -> None:
         ("cli_nets:raises", "RuntimeError: no such checkpoint"),
         ("cli_nets:leaves", "SystemExit"),
         ("cli_nets:number", "made a int"),
-        ("cli_nets:ByValue", "ByValue.forward"),
         ("broken_nets:mlp", "SyntaxError"),
         ("broken_nets.py:mlp", "SyntaxError"),
         ("absent.py:mlp", "absent.py is not there"),

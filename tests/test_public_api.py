@@ -24,6 +24,8 @@ NAMES = [
     "PlanError",
     "TraceError",
     "compile",
+    "compile_",
+    "dense_state_dict",
     "load",
     "materialize",
     "param_groups",
@@ -31,6 +33,7 @@ NAMES = [
     "refresh",
     "report",
     "save",
+    "uncompile_",
 ]
 
 SIGNATURES = {
@@ -43,8 +46,14 @@ SIGNATURES = {
         "model, budget=None, *, plan=None, init='random', frontend='auto', backend='auto', "
         "schedule='auto', recompute='auto', calibrate=None, **plan_arguments"
     ),
-    "load": "folder, model, *, backend='auto'",
+    "compile_": (
+        "model, budget=None, *, plan=None, init='random', backend='auto', schedule='auto', "
+        "recompute='auto', calibrate=None, **plan_arguments"
+    ),
+    "dense_state_dict": "ssn",
+    "load": "folder, model, *, backend='auto', example_inputs=(), example_kwargs=None",
     "save": "ssn, folder",
+    "uncompile_": "model",
     "materialize": "ssn",
     "param_groups": "module, weight_decay=0.0",
     "refresh": "ssn",

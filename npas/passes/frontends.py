@@ -90,12 +90,16 @@ def _check(
     example_inputs: Sequence[Any],
     example_kwargs: Mapping[str, Any] | None,
 ) -> str:
-    if found.front_end == "opaque":
-        return "the original's own forward"
+    is_opaque = found.front_end == "opaque"
     inputs = tuple(example_inputs), dict(example_kwargs or {})
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+    real = (inputs[0] or inputs[1]) and not any(
+        t.is_meta for t in (*tensors, *model.parameters(), *model.buffers())
+    )
+    if is_opaque:
+        return compare(model, None, *inputs) if real else "the original's own forward"
     if not (inputs[0] or inputs[1]):
         return "taken for its structure alone: no example inputs to compare with"
-    if any(t.is_meta for t in (*tensors, *model.parameters(), *model.buffers())):
+    if not real:
         return "taken for its structure alone: meta tensors have no values to compare"
     return compare(model, found, *inputs)

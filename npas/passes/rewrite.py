@@ -322,7 +322,7 @@ def _rows_only(
 def _is_plain_lookup(user: fx.Node, weight: fx.Node, padding_idx: int | None) -> bool:
     if user.target is torch.ops.aten.embedding.default:
         padded, scaled, sparse = (*user.args[2:], -1, False, False)[:3]
-        same = padded == (-1 if padding_idx is None else padding_idx)
+        same = bool(padded == (-1 if padding_idx is None else padding_idx))
         return user.args[0] is weight and same and not (user.kwargs or scaled or sparse)
     return (
         user.target is F.embedding

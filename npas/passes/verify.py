@@ -18,14 +18,16 @@ from npas.structures import flatten
 _RELATIVE = 1e-4
 
 
-def compare(model: nn.Module, found: Trace, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+def compare(
+    model: nn.Module, found: Trace | None, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> str:
     """Run the original and its graphs on the same inputs, with the same random numbers.
 
     Both run on copies: neither the model nor its buffers and gradients are changed.
 
     Args:
         model: the original.
-        found: its graphs.
+        found: its graphs, or None to run the original alone.
         args: positional example inputs.
         kwargs: keyword example inputs.
 
@@ -40,30 +42,46 @@ def compare(model: nn.Module, found: Trace, args: Sequence[Any], kwargs: Mapping
         id(p): nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad)
         for p in model.parameters()
     }
-    exact, left_out = True, ""
+    exact, failed = True, {}
     for mode in (True, False):
         original = _clone(model, parameters).train(mode)
         try:
             expected = _run(original, original, args, kwargs)
         except Exception as error:
-            if mode:
-                left_out = f"; not compared in training, where they fail ({first_line(error)})"
-                continue
-            raise NpasError(
-                f"example inputs do not run through {type(model).__name__}: {first_line(error)}"
-            ) from error
+            failed[mode] = error
+            continue
         _refuse_changes(model, parameters)
-        root = _clone(model, parameters).train(mode)
-        try:
-            result = _run(_graph_call(root, found, mode), root, args, kwargs)
-        except Exception as error:
-            raise TraceError(
-                f"the graph of {found.front_end} does not run on the example inputs: "
-                f"{first_line(error)}"
-            ) from error
-        exact &= _same(expected, result, found.front_end, mode)
+        if found is not None:
+            root = _clone(model, parameters).train(mode)
+            exact &= _same(expected, _run_graph(found, root, args, kwargs), found.front_end, mode)
+    if len(failed) == 2:
+        raise NpasError(
+            f"example inputs do not run through {type(model).__name__}: {first_line(failed[False])}"
+        ) from failed[False]
+    left_out = "".join(
+        f"; not compared in {_mode(mode)}, where they fail ({first_line(error)})"
+        for mode, error in failed.items()
+    )
+    if found is None:
+        return "the original's own forward"
     how = "bit for bit" if exact else "within rounding"
     return f"outputs and gradients on the example inputs are the original's, {how}{left_out}"
+
+
+def _run_graph(
+    found: Trace, root: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> "_Outcome":
+    try:
+        return _run(_graph_call(root, found, root.training), root, args, kwargs)
+    except Exception as error:
+        raise TraceError(
+            f"the graph of {found.front_end} does not run on the example inputs: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def _mode(training: bool) -> str:
+    return "training" if training else "evaluation"
 
 
 @contextmanager
@@ -147,7 +165,7 @@ def _refuse_changes(model: nn.Module, parameters: Mapping[int, nn.Parameter]) ->
 def _same(expected: _Outcome, found: _Outcome, front_end: str, mode: bool) -> bool:
     """Compare two runs; return whether they are equal bit for bit."""
     exact = True
-    where = "training" if mode else "evaluation"
+    where = _mode(mode)
     if expected.keys() != found.keys():
         raise TraceError(f"the graph of {front_end} returns something else in {where}")
     for name, value in expected.items():

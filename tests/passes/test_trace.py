@@ -342,9 +342,8 @@ def test_a_root_that_defeats_fx_is_an_error_that_says_where_and_why() -> None:
     assert f"test_trace.py:{line}, in forward" in message
     assert "opaque leaf" in message
     assert caught.value.__cause__ is not None
-    for call in (npas.plan, npas.compile):
-        with pytest.raises(TraceError, match="ValueDependent"):
-            call(ValueDependent(), 0.5)
+    with pytest.raises(TraceError, match="ValueDependent"):
+        npas.compile(ValueDependent(), 1.0, frontend="fx")
 
 
 def test_a_root_that_fails_beside_its_children_is_not_blamed_on_them() -> None:
@@ -429,7 +428,7 @@ def test_a_model_that_cannot_be_copied_is_refused() -> None:
             return self.fc(x)
 
     with pytest.raises(NpasError, match=r"Uncopyable cannot be copied .*holds a file"):
-        npas.plan(Uncopyable(), 0.5)
+        npas.compile(Uncopyable(), 1.0, groups="own")
 
 
 def test_a_hook_that_reports_to_an_object_is_not_copied_with_it() -> None:
