@@ -111,8 +111,14 @@ class Bank(nn.Module):
         self._unit_gain = False
         self._live = live
         self._rows_only = rows_only
-        self._backend = backend
+        self._chosen = backend
         self._cache: _Cache | None = None
+
+    @property
+    def _backend(self) -> str:
+        # Under torch.func the definitions: vmap has rules for them, and they have every derivative.
+        functorch = torch._C._are_functorch_transforms_active()
+        return "reference" if functorch else self._chosen
 
     def extra_repr(self) -> str:
         """Return the sizes for ``print``."""

@@ -56,7 +56,9 @@ def check_ids(op: str, ids: torch.Tensor, device: torch.device, n: int, cols: in
         raise ValueError(
             f"{op}: ids must be int64 or int32 on {device}, found {ids.dtype} on {ids.device}"
         )
-    if device.type != "cpu" or isinstance(ids, FakeTensor) or not ids.numel():
+    # Under torch.func a batch of them has no values; indexing checks them there.
+    hidden = isinstance(ids, FakeTensor) or torch._C._are_functorch_transforms_active()
+    if device.type != "cpu" or hidden or not ids.numel():
         return
     low, high = (int(bound) for bound in ids.aminmax())
     if low < 0 or high >= n // cols:

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
 
 from npas.errors import NpasError
 from npas.naming import select
-from npas.passes.macs import count_macs
+from npas.passes.macs import Use, watch
 from npas.passes.trace import Trace
 
 _KINDS: dict[type, str] = {
@@ -145,19 +147,27 @@ def collect(
             patterns that match nothing, or no weight to allocate.
     """
     names = _names(model)
+    lazy = next((every[0] for parameter, every in names if is_lazy(parameter)), None)
+    if lazy is not None:
+        raise NpasError(
+            f"{lazy} is not initialised yet (a lazy module); call the model once before"
+        )
     owners = _owners(model)
     uses = weight_uses(trace, names)
     consumers = _consumer_kinds(trace)
+    seen: dict[str, Use] = {}
+    if example_inputs or example_kwargs:
+        seen = _watch(model, trace, names, example_inputs, example_kwargs or {})
     weights: list[WeightOp] = []
     fixed: list[Fixed] = []
     for parameter, (name, *aliases) in names:
-        if is_lazy(parameter):
-            raise NpasError(
-                f"{name} is not initialised yet (a lazy module); call the model once before"
-            )
-        kind = module_kind(owners[name]) or consumers.get(name, "parameter")
-        n_uses = uses[name]
-        reason = _reason_to_keep(parameter, kind, n_uses)
+        use = seen.get(name)
+        kind = module_kind(owners[name]) or consumers.get(name)
+        kind = kind or (use.kind if use is not None else None) or "parameter"
+        # Without fx's graph only a run tells what forward does not read.
+        unread = trace.front_end == "structure" and use is not None and not use.reads
+        n_uses = 0 if unread else uses[name]
+        reason = _reason_to_keep(name, parameter, kind, n_uses)
         if reason is not None:
             fixed.append(Fixed(name, parameter.numel(), parameter.requires_grad, reason))
             continue
@@ -169,6 +179,7 @@ def collect(
                 tuple(parameter.shape),
                 str(parameter.dtype).removeprefix("torch."),
                 n_uses,
+                macs=None if use is None else use.macs,
                 padding_idx=_padding([owners[alias] for alias in (name, *aliases)]),
             )
         )
@@ -182,9 +193,6 @@ def collect(
         )
     for weight in weights:
         _refuse_embedding(owners[weight.name], weight.name)
-    if example_inputs or example_kwargs:
-        macs = count_macs(model, [w.name for w in weights], example_inputs, example_kwargs or {})
-        weights = [replace(w, macs=macs[w.name]) for w in weights]
     order = {name: index for index, (_, (name, *_)) in enumerate(names)}
     return Inventory(tuple(weights), tuple(sorted(fixed, key=lambda f: order[f.name])))
 
@@ -207,6 +215,25 @@ def weight_uses(trace: Trace, names: Sequence[tuple[nn.Parameter, list[str]]]) -
     return counts
 
 
+def _watch(
+    model: nn.Module,
+    trace: Trace,
+    names: Sequence[tuple[nn.Parameter, list[str]]],
+    example_inputs: Sequence[Any],
+    example_kwargs: Mapping[str, Any],
+) -> dict[str, Use]:
+    """Return what a run does with each weight; where fx saw nothing, in training mode too."""
+    first = [every[0] for _, every in names]
+    seen = watch(model, first, example_inputs, example_kwargs) or {}
+    if trace.front_end == "structure" and any(not use.reads for use in seen.values()):
+        trained = watch(model, first, example_inputs, example_kwargs, training=True) or {}
+        for name, use in seen.items():
+            other = trained.get(name)
+            if other is None or not use.reads:
+                seen[name] = replace(use, reads=max(1, use.reads)) if other is None else other
+    return seen
+
+
 def _names(model: nn.Module) -> list[tuple[nn.Parameter, list[str]]]:
     found: dict[int, tuple[nn.Parameter, list[str]]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -216,10 +243,13 @@ def _names(model: nn.Module) -> list[tuple[nn.Parameter, list[str]]]:
 
 def _owners(model: nn.Module) -> dict[str, nn.Module]:
     modules = dict(model.named_modules(remove_duplicate=False))
-    return {
-        name: modules[name.rpartition(".")[0]]
-        for name, _ in model.named_parameters(remove_duplicate=False)
-    }
+    owners: dict[str, nn.Module] = {}
+    for name, _ in model.named_parameters(remove_duplicate=False):
+        path = name.rpartition(".")[0]
+        if isinstance(modules[path], ParametrizationList):
+            path = path.rpartition(".parametrizations.")[0]  # the module that it is a part of
+        owners[name] = modules[path]
+    return owners
 
 
 def _module_prefixes(name: str) -> list[str]:
@@ -254,16 +284,22 @@ def _consumers(node: fx.Node) -> Iterable[str]:
             yield label
 
 
-def _reason_to_keep(parameter: nn.Parameter, kind: str, n_uses: int) -> str | None:
+def _reason_to_keep(name: str, parameter: nn.Parameter, kind: str, n_uses: int) -> str | None:
     if not parameter.requires_grad:
         return "frozen"
+    if type(parameter.data) is not torch.Tensor:
+        return f"a {type(parameter.data).__name__} (quantised or packed), not a plain tensor"
+    if parameter.layout != torch.strided:
+        return f"of layout {str(parameter.layout).removeprefix('torch.')}"
     if not parameter.is_floating_point():
         return f"of dtype {str(parameter.dtype).removeprefix('torch.')}"
     if kind == "norm":
         return "scale or shift of a normalisation"
     if parameter.dim() < 2:
         return "of fewer than two dimensions"
-    if kind in _MAY_BE_VECTORS and parameter.numel() == max(parameter.shape):
+    if (kind in _MAY_BE_VECTORS or ".parametrizations." in name) and parameter.numel() == max(
+        parameter.shape
+    ):
         return "a vector: one dimension longer than 1"
     if parameter.numel() == 0:
         return "empty"

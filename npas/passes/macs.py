@@ -1,7 +1,8 @@
-"""Multiply-accumulates of every weight, counted on meta tensors."""
+"""What one forward does with every weight, seen on meta tensors."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,32 +14,62 @@ from torch.utils.flop_counter import flop_registry
 from npas.errors import NpasError
 from npas.passes.trace import clone_module
 
+# What an aten operator makes of a weight that it reads.
+_KINDS = {
+    "mm": "linear",
+    "addmm": "linear",
+    "bmm": "linear",
+    "baddbmm": "linear",
+    "_grouped_mm": "linear",
+    "_trilinear": "bilinear",
+    "embedding": "embedding",
+    "_embedding_bag": "embedding bag",
+}
 
-def count_macs(
+
+@dataclass(slots=True)
+class Use:
+    """What one run of the model does with a weight.
+
+    Attributes:
+        macs: multiply-accumulates per sample.
+        reads: operators that read it, views excepted.
+        kind: what the first of them makes of it (``"linear"``, ...), or None.
+    """
+
+    macs: int = 0
+    reads: int = 0
+    kind: str | None = None
+
+
+def watch(
     model: nn.Module,
     names: Sequence[str],
     example_inputs: Sequence[Any],
     example_kwargs: Mapping[str, Any],
-) -> dict[str, int | None]:
-    """Count the multiply-accumulates per sample in which each weight takes part.
+    *,
+    training: bool = False,
+) -> dict[str, Use] | None:
+    """Run a model once on meta tensors and see what becomes of each weight.
 
-    The model runs once on meta tensors; an aten operator is booked to the weight whose storage it
-    reads, so views (transposed, chunked) count for their weight. Lookups cost none.
+    An aten operator is booked to the weight whose storage it reads, so views (transposed, chunked)
+    count for their weight. Lookups cost no multiply-accumulates.
 
     Args:
         model: the module; it is not changed.
         names: weights to count for.
         example_inputs: positional inputs; the first tensor's first dimension is the batch.
         example_kwargs: keyword inputs.
+        training: the mode to run it in.
 
     Returns:
-        name -> count; None for all where the model does not run on meta tensors.
+        name -> use; None where the model does not run on meta tensors.
 
     Raises:
         NpasError: if the inputs do not fit the model.
     """
     tensors = {id(t): _meta(t) for t in [*model.parameters(), *model.buffers()]}
-    shadow = clone_module(model, tensors).eval()
+    shadow = clone_module(model, tensors).train(training)
     parameters = dict(shadow.named_parameters(remove_duplicate=False))
     owners = {parameters[name].untyped_storage()._cdata: name for name in names}
     args, kwargs = tree_map(_meta, (tuple(example_inputs), dict(example_kwargs)))
@@ -49,20 +80,22 @@ def count_macs(
         with torch.enable_grad(), counter:
             shadow(*args, **kwargs)
     except Exception as error:
-        if _depends_on_values(error):
-            return dict.fromkeys(names)
+        if _depends_on_values(error) or _runs(model, example_inputs, example_kwargs):
+            return None
         raise NpasError(
             f"example inputs do not run through {type(model).__name__}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    return {name: counter.macs.get(name, 0) // samples for name in names}
+    for use in counter.uses.values():
+        use.macs //= samples
+    return counter.uses
 
 
 class _Counter(TorchDispatchMode):
     def __init__(self, owners: Mapping[int, str]) -> None:
         super().__init__()
         self._owners = owners
-        self.macs: dict[str, int] = {}
+        self.uses = {name: Use() for name in owners.values()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -73,19 +106,33 @@ class _Counter(TorchDispatchMode):
             if decomposed is not NotImplemented:
                 return decomposed
         out = func(*args, **kwargs)
+        read = self._weights((args, kwargs)) - self._weights(out)
+        macs = 0
         if func is torch.ops.aten._trilinear.default:
-            self._book(_trilinear_macs(*args), args)
+            macs = _trilinear_macs(*args)
         elif formula is not None:
-            flops = formula(*args, **kwargs, out_val=out)
-            self._book(flops // 2, (args, kwargs))
+            macs = formula(*args, **kwargs, out_val=out) // 2
+        for name in read:
+            use = self.uses[name]
+            use.macs += macs
+            use.reads += 1
+            use.kind = use.kind or _kind(func, args)
         return out
 
-    def _book(self, macs: int, values: Any) -> None:
-        for leaf in tree_leaves(values):
-            if isinstance(leaf, torch.Tensor):
-                name = self._owners.get(leaf.untyped_storage()._cdata)
-                if name is not None:
-                    self.macs[name] = self.macs.get(name, 0) + macs
+    def _weights(self, values: Any) -> set[str]:
+        found = {
+            self._owners.get(leaf.untyped_storage()._cdata)
+            for leaf in tree_leaves(values)
+            if isinstance(leaf, torch.Tensor)
+        }
+        return {name for name in found if name is not None}
+
+
+def _kind(func: Any, args: Any) -> str | None:
+    name = func._overloadpacket.__name__
+    if name == "convolution":
+        return "transposed conv" if args[6] else "conv"
+    return _KINDS.get(name)
 
 
 def _trilinear_macs(
@@ -118,6 +165,26 @@ def _batch(example_inputs: Sequence[Any], example_kwargs: Mapping[str, Any]) -> 
         if isinstance(leaf, torch.Tensor) and leaf.dim() > 0:
             return max(1, leaf.shape[0])
     return 1
+
+
+def _runs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Tell whether a copy of a real model runs: some operators only fail on meta tensors."""
+    tensors = [*model.parameters(), *model.buffers()]
+    inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    if any(tensor.is_meta for tensor in (*tensors, *inputs)):
+        return False
+    copies: dict[int, torch.Tensor] = {
+        id(t): nn.Parameter(t.detach().clone(), t.requires_grad)
+        if isinstance(t, nn.Parameter)
+        else t.detach().clone()
+        for t in tensors
+    }
+    try:
+        with torch.no_grad():
+            clone_module(model, copies).eval()(*args, **kwargs)
+    except Exception:
+        return False
+    return True
 
 
 def _depends_on_values(error: Exception) -> bool:
