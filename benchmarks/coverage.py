@@ -32,7 +32,7 @@ from torch import Tensor, nn
 import npas
 from benchmarks.architectures import architectures
 from benchmarks.networks import NETWORKS, example_inputs
-from benchmarks.runner import environment
+from benchmarks.runner import environment, revision
 from benchmarks.tables import Column, Row, Section, markdown, percent, show
 from npas.passes.export import export
 from npas.passes.trace import trace
@@ -81,6 +81,7 @@ def subjects(pattern: str | None) -> list[Subject]:
 def measure(subject: Subject) -> Row:
     """Compile one model in every way, and return its row; errors become notes."""
     row: dict[str, Any] = {"name": subject.name, "family": subject.family, "notes": []}
+    row["revision"] = revision()
     model = subject.make()
     args, kwargs = subject.args(), subject.kwargs()
     examples = {"example_inputs": args, "example_kwargs": kwargs}
@@ -106,7 +107,7 @@ def measure(subject: Subject) -> Row:
         ssn = npas.compile(model, plan=plan, **examples)
         row["first_loss"], row["last_loss"] = _train(subject, ssn, args, kwargs)
         row["falls"] = row["last_loss"] < row["first_loss"]
-    if subject.generates:
+    if subject.generates and "budget" in row:
         with _noted(row, "generate"):
             changed = npas.compile_(copy.deepcopy(model), plan=plan)
             row["generates"] = _generates(changed, kwargs)
@@ -188,7 +189,7 @@ def _noted(row: dict[str, Any], what: str) -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--only", metavar="PATTERN")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", action="store_true")

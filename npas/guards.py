@@ -1,12 +1,16 @@
 """Guards: which calls a captured graph answers. The original's own forward answers the others."""
 
+import functools
 import inspect
+import math
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP
 
 from npas.structures import Structure, flatten, rebuild
 
@@ -18,7 +22,13 @@ class Refused(Exception):
 
 
 class Guard(Protocol):
-    """Decides for one graph."""
+    """Decides for one graph.
+
+    Attributes:
+        compiles: whether torch.compile is to see the graph instead of the original's forward.
+    """
+
+    compiles: ClassVar[bool]
 
     def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
         """Return positional and keyword inputs of the graph.
@@ -99,6 +109,7 @@ class ArgumentGuard:
         needed: arguments that are None by default and were traced with another value.
     """
 
+    compiles: ClassVar[bool] = True
     names: tuple[str, ...]
     constants: Mapping[str, Any]
     needed: frozenset[str] = frozenset()
@@ -134,10 +145,12 @@ class ExampleGuard:
         shapes: of each input; a text is a size that may vary, equal texts are equal sizes.
         places: dtype and kind of device of each input.
         ranges: text of ``shapes`` -> smallest and largest size.
+        conditions: what else torch.export assumed, as Python over ``sizes[input][dimension]``.
 
         result: structure of what forward returns.
     """
 
+    compiles: ClassVar[bool] = False
     names: tuple[str, ...]
     given: tuple[str, ...]
     defaults: Mapping[str, Any]
@@ -145,6 +158,7 @@ class ExampleGuard:
     shapes: tuple[tuple[int | str, ...], ...]
     places: tuple[tuple[torch.dtype, str], ...]
     ranges: Mapping[str, tuple[int, int]]
+    conditions: str
     result: Structure
 
     def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -178,15 +192,29 @@ class ExampleGuard:
                         raise Refused(f"a size of {size}, captured for {least} to {most}")
                 elif size != expected:
                     raise Refused(f"a size of {size}, captured for {expected}")
+        if self.conditions and not _holds(self.conditions, tuple(tuple(t.shape) for t in tensors)):
+            raise Refused("sizes that the graph was not captured for")
 
     def outputs(self, result: Any) -> Any:
         """Put the tensors into the structure that forward returned."""
         return rebuild(list(result), self.result)
 
 
+@functools.lru_cache(maxsize=4096)
+def _holds(conditions: str, sizes: tuple[tuple[int, ...], ...]) -> bool:
+    return bool(eval(_code(conditions), {**SYMPY_INTERP, "math": math}, {"sizes": sizes}))
+
+
+@functools.lru_cache(maxsize=256)
+def _code(conditions: str) -> types.CodeType:
+    return compile(conditions, "<sizes>", "eval")
+
+
 @dataclass(frozen=True, slots=True)
 class Never:
     """Guards a graph that only shows what is called: the original's forward answers every call."""
+
+    compiles: ClassVar[bool] = False
 
     def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
         """Refuse."""

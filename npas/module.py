@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from npas.compiled import Compiled, State, subclass
 from npas.graph_pickle import dump, load
-from npas.guards import Guard, Refused, check_modules
+from npas.guards import Guard, Never, Refused, check_modules
 from npas.leaf import leaf_class, sources_of
 
 # What fx sets whenever it writes the code.
@@ -129,13 +129,14 @@ def _guarded(original: type[nn.Module]) -> Any:
     @functools.wraps(original.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         state, guard = self._npas, self._guards[self.training]
-        if state.report.front_end == "opaque":
+        compiling = torch.compiler.is_compiling()
+        if isinstance(guard, Never) or (compiling and not guard.compiles):
             return original.forward(self, *args, **kwargs)
         try:
             check_modules(self._watched, self.training)
             inputs, named = guard.inputs(args, kwargs)
         except Refused as refused:
-            if not torch.compiler.is_compiling():
+            if not compiling:
                 reason = str(refused)
                 state.fallbacks[reason] = state.fallbacks.get(reason, 0) + 1
             return original.forward(self, *args, **kwargs)

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -210,7 +211,8 @@ def _guard(
     fakes = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
     fakes = fakes[len(fakes) - len(tensors) :]
     shapes = tuple(
-        tuple(size if isinstance(size, int) else str(size) for size in fake.shape) for fake in fakes
+        tuple(int(str(size)) if str(size).isdigit() else str(size) for size in fake.shape)
+        for fake in fakes
     )
     ranges = {
         str(symbol): (int(max(0, bounds.lower)), _upper(bounds.upper))
@@ -224,8 +226,14 @@ def _guard(
         shapes=shapes,
         places=tuple((t.dtype, t.device.type) for t in tensors),
         ranges=ranges,
+        conditions=" and ".join(f"({_over_sizes(text)})" for text in program._guards_code),
         result=result,
     )
+
+
+def _over_sizes(text: str) -> str:
+    """Write a condition of torch.export over the sizes of `_Flat`'s inputs."""
+    return re.sub(r"L\['tensors'\]\[(\d+)\]\.size\(\)", r"sizes[\1]", text)
 
 
 def _upper(bound: Any) -> int:
