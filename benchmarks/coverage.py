@@ -75,7 +75,17 @@ def subjects(pattern: str | None) -> list[Subject]:
         Subject(a.name, a.family, a.make, lambda a=a: a.inputs(2), tuple, a.loss, a.generates)
         for a in architectures()
     ]
-    return [s for s in found if pattern is None or re.search(pattern, s.name)]
+    return _in_turns([s for s in found if pattern is None or re.search(pattern, s.name)])
+
+
+def _in_turns(found: Sequence[Subject]) -> list[Subject]:
+    """Take one of each family after the other, so that what a stopped run has is balanced."""
+    place: dict[str, int] = {}
+    keys: list[int] = []
+    for subject in found:
+        keys.append(place.get(subject.family, 0))
+        place[subject.family] = keys[-1] + 1
+    return [subject for _, subject in sorted(zip(keys, found, strict=True), key=lambda k: k[0])]
 
 
 def measure(subject: Subject) -> Row:

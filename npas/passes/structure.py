@@ -29,7 +29,8 @@ def structure(
 ) -> Trace:
     """List the modules that hold parameters in the order of their definition, as a graph.
 
-    The graph is a chain that says what comes after what; it is never run.
+    The graph is a chain that says what comes after what, with a call of its class where a module
+    with parts begins; it is never run.
 
     Args:
         model: any module; it is not changed.
@@ -40,14 +41,14 @@ def structure(
     graph = fx.Graph()
     last = graph.placeholder("input")
     for path, module in model.named_modules():
-        if not module._parameters:
-            continue
         if path and next(module.children(), None) is None:
-            last = graph.create_node("call_module", path, (last,))
+            if module._parameters:
+                last = graph.create_node("call_module", path, (last,))
             continue
-        for name, parameter in module.named_parameters(recurse=False):
+        if path:
+            last = graph.call_function(type(module), (last,))  # where a block begins
+        for name, _ in module.named_parameters(recurse=False):
             held = graph.create_node("get_attr", f"{path}.{name}" if path else name)
-            del parameter
             last = graph.call_function(torch.add, (last, held))
     graph.output(last)
     return Trace(
