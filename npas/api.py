@@ -168,12 +168,7 @@ def compile(
     starts = run("initialise", initialise, plan, banks_of(ssn), weights, init)
     notes: tuple[str, ...] = ()
     if calibrate is not None:
-        if traced.front_end == "fx":
-            skipped = run("calibrate", calibrate_gains, ssn, model, traced, calibrate)
-        else:
-            shadow = clone_module(model, shares_tensors(model))
-            spreads = run("measure", measure, shadow, plan, calibrate)
-            skipped = run("calibrate", correct, ssn, spreads, calibrate)
+        skipped = run("calibrate", _calibrate, ssn, model, traced, plan, calibrate)
         starts, notes = with_gains(starts, banks_of(ssn)), _not_calibrated(skipped)
     ssn._npas.report = replace(
         ssn._npas.report, starts=starts, passes=tuple(run.records), notes=notes
@@ -246,6 +241,27 @@ def compile_(
     assert state is not None
     state.report = replace(state.report, starts=starts, passes=tuple(run.records), notes=notes)
     return model
+
+
+def _calibrate(
+    ssn: Shapeshifter, model: nn.Module, traced: Trace, plan: Plan, batch: Any
+) -> tuple[str, ...]:
+    """Calibrate on the graph where fx made one, and inside of what it calls whole."""
+    visible = traced.front_end == "fx"
+    skipped = calibrate_gains(ssn, model, traced, batch) if visible else ()
+    if visible and not skipped:
+        return ()
+    shadow = clone_module(model, shares_tensors(model))
+    spreads = measure(shadow, plan, batch)
+    if visible:
+        spreads = {layer: spread for layer, spread in spreads.items() if layer in skipped}
+    left = correct(ssn, spreads, batch)
+    if not visible:
+        return left
+    still = tuple(layer for layer in skipped if layer in left)
+    if len(still) < len(skipped):
+        calibrate_gains(ssn, model, traced, batch)  # what comes after has other inputs now
+    return still
 
 
 def _plan(

@@ -113,9 +113,9 @@ def subclass(original: type[nn.Module], *mixins: type, **members: Any) -> Any:
     """Return a subclass of ``(*mixins, original)`` that goes by the original's name."""
     names = {"__module__": original.__module__, "__qualname__": original.__qualname__}
     space = {"__doc__": original.__doc__, **names, **members}
-    return types.new_class(
-        original.__name__, (*mixins, original), exec_body=lambda s: s.update(space)
-    )
+    steps = (_Steps,) if issubclass(original, nn.Sequential) else ()
+    bases = (*mixins, *steps, original)
+    return types.new_class(original.__name__, bases, exec_body=lambda made: made.update(space))
 
 
 def _empty(original: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
