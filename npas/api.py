@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from npas.bank import Bank, banks_of
-from npas.calibrate import calibrate_gains
+from npas.calibrate import calibration_trace, correct_graph, measure_graph
 from npas.calibrate_modules import correct, measure
 from npas.compiled import Compiled, state_of
 from npas.errors import NpasError, NpasWarning
@@ -24,7 +24,7 @@ from npas.passes.mapping import Groups
 from npas.passes.rewrite import make_banks
 from npas.passes.schedule import SCHEDULES
 from npas.passes.structure import analyse
-from npas.passes.trace import Trace, clone_module, shares_tensors
+from npas.passes.trace import Trace
 from npas.passes.verify import steady
 from npas.pipeline import Recorder, assemble, check_backend
 from npas.plan import Plan
@@ -168,7 +168,8 @@ def compile(
     starts = run("initialise", initialise, plan, banks_of(ssn), weights, init)
     notes: tuple[str, ...] = ()
     if calibrate is not None:
-        skipped = run("calibrate", _calibrate, ssn, model, traced, plan, calibrate)
+        measured = _measure(run, model, analysis, plan, calibrate)
+        skipped = _correct(run, ssn, plan, measured, calibrate)
         starts, notes = with_gains(starts, banks_of(ssn)), _not_calibrated(skipped)
     ssn._npas.report = replace(
         ssn._npas.report, starts=starts, passes=tuple(run.records), notes=notes
@@ -227,12 +228,12 @@ def compile_(
     originals = dict(model.named_parameters(remove_duplicate=False))
     banks = run("banks", make_banks, model, analysis, plan, backend, schedule)
     starts = run("initialise", initialise, plan, banks.banks, weights, init)
-    spreads = None if calibrate is None else run("measure", measure, model, plan, calibrate)
+    measured = None if calibrate is None else _measure(run, model, analysis, plan, calibrate)
     install(model, banks, state_in_place(model, plan, banks, schedule, bool(recompute)))
     notes: tuple[str, ...] = ()
-    if spreads is not None:
+    if measured is not None:
         try:
-            skipped = run("calibrate", correct, model, spreads, calibrate)
+            skipped = _correct(run, model, plan, measured, calibrate)
         except BaseException:
             restore(model, originals)
             raise
@@ -243,25 +244,27 @@ def compile_(
     return model
 
 
-def _calibrate(
-    ssn: Shapeshifter, model: nn.Module, traced: Trace, plan: Plan, batch: Any
+def _measure(
+    run: Recorder, model: nn.Module, analysis: Trace, plan: Plan, batch: Any
+) -> tuple[Trace | None, dict[str, float]]:
+    """Return the graph to calibrate on, if there is one, and what is to be matched."""
+    graph = run("calibration graph", calibration_trace, model, analysis, plan, batch)
+    if graph is not None:
+        return graph, run("measure", measure_graph, model, graph, batch)
+    return None, run("measure", measure, model, plan, batch)
+
+
+def _correct(
+    run: Recorder,
+    module: nn.Module,
+    plan: Plan,
+    measured: tuple[Trace | None, dict[str, float]],
+    batch: Any,
 ) -> tuple[str, ...]:
-    """Calibrate on the graph where fx made one, and inside of what it calls whole."""
-    visible = traced.front_end == "fx"
-    skipped = calibrate_gains(ssn, model, traced, batch) if visible else ()
-    if visible and not skipped:
-        return ()
-    shadow = clone_module(model, shares_tensors(model))
-    spreads = measure(shadow, plan, batch)
-    if visible:
-        spreads = {layer: spread for layer, spread in spreads.items() if layer in skipped}
-    left = correct(ssn, spreads, batch)
-    if not visible:
-        return left
-    still = tuple(layer for layer in skipped if layer in left)
-    if len(still) < len(skipped):
-        calibrate_gains(ssn, model, traced, batch)  # what comes after has other inputs now
-    return still
+    graph, spreads = measured
+    if graph is not None:
+        return run("calibrate", correct_graph, module, plan, graph, spreads, batch)
+    return run("calibrate", correct, module, spreads, batch)
 
 
 def _plan(

@@ -1,7 +1,8 @@
 """Calibrate: set the gains once from a forward pass, so that activations keep their scale."""
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,22 +11,75 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from npas.bank import Bank, banks_of
-from npas.errors import NpasError
-from npas.module import Shapeshifter
-from npas.passes.rewrite import BANKS
-from npas.passes.trace import Trace, clone_module, shares_tensors
+from npas.errors import NpasError, TraceError
+from npas.guards import Guard
+from npas.leaf import sources_of
+from npas.passes.export import export
+from npas.passes.rewrite import BANKS, rewrite_graph
+from npas.passes.trace import PARTS, Trace, clone_module, first_line, shares_tensors
+from npas.passes.visible import visible_share
+from npas.plan import Plan
 
 # Corrections at one operation: a bias makes its output's scale not quite linear in the gain.
 ROUNDS = 3
+_ATEN = torch.ops.aten
 _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+_ADDS |= {_ATEN.add.Tensor, _ATEN.add_.Tensor}
 # What may stand between a projection and its sum: it passes the scale on.
 _PASSES = {F.dropout, "view", "reshape", "flatten", "unflatten", "transpose", "permute"}
 _PASSES |= {"contiguous", torch.flatten, torch.transpose, torch.permute, torch.reshape}
+_PASSES |= {_ATEN.dropout.default, _ATEN.view.default, _ATEN.reshape.default, _ATEN.clone.default}
+_PASSES |= {_ATEN.transpose.int, _ATEN.permute.default, _ATEN.flatten.using_ints}
+_PASSES |= {_ATEN.contiguous.default, _ATEN.unflatten.int, _ATEN.unsqueeze.default}
+_PASSES |= {_ATEN.squeeze.dim, _ATEN.dropout_.default}
+
+
+def calibration_trace(model: nn.Module, analysis: Trace, plan: Plan, batch: Any) -> Trace | None:
+    """Return the graph to calibrate on: one in which every weight is read by an operation.
+
+    That is fx's, or where modules that it calls whole have parts with generated weights, or there
+    is none, torch.export's. It need not be the graph that is run afterwards.
+
+    Args:
+        model: the original.
+        analysis: from `npas.passes.structure.analyse`.
+        plan: of its layers.
+        batch: a tensor, a tuple of positional or a dict of keyword inputs.
+
+    Returns:
+        The graph, or None where neither can see the operations.
+    """
+    is_fx = analysis.front_end == "fx"
+    if is_fx and visible_share(analysis, plan) == 1.0:
+        return analysis
+    try:
+        return export(model, *forward_inputs(batch))
+    except TraceError:
+        return analysis if is_fx else None
 
 
 @torch.no_grad()
-def calibrate_gains(
-    ssn: Shapeshifter, model: nn.Module, trace: Trace, batch: Any
+def measure_graph(model: nn.Module, trace: Trace, batch: Any) -> dict[str, float]:
+    """Return node -> standard deviation of every floating-point value of the original.
+
+    Args:
+        model: the original; it is not changed.
+        trace: from `calibration_trace`.
+        batch: as there.
+
+    Raises:
+        NpasError: if the batch does not run through the model.
+    """
+    shadow = clone_module(model, shares_tensors(model)).train(model.training)
+    original = _Measure(shadow, trace.graphs[model.training], trace.parts)
+    with _fixed_randomness(model):
+        _run(original, trace.guards[model.training], model, batch)
+    return original.spreads
+
+
+@torch.no_grad()
+def correct_graph(
+    module: nn.Module, plan: Plan, trace: Trace, spreads: Mapping[str, float], batch: Any
 ) -> tuple[str, ...]:
     """Rescale gains so that every operation's output has the original's standard deviation.
 
@@ -34,36 +88,40 @@ def calibrate_gains(
     it. Where an output is only added to an earlier value, the sum is what is matched.
 
     Args:
-        ssn: the compiled module; its gains and bank scales change, its buffers do not.
-        model: the original.
-        trace: the original's graphs.
-        batch: a tensor, a tuple of positional or a dict of keyword inputs.
+        module: the compiled module; its gains and bank scales change, its buffers do not.
+        plan: of its layers.
+        trace: from `calibration_trace`.
+        spreads: from `measure_graph`.
+        batch: as there.
 
     Returns:
-        The layers that were left alone: those of a module that is kept whole and reads several
-        generated weights (recurrent layers, nn.TransformerEncoder), whose parts cannot be told
-        from its output.
-
-    Raises:
-        NpasError: if the batch does not run through the model.
+        The layers that were left alone: those whose weight no operation reads alone (recurrent
+        layers, modules that are called whole).
     """
-    mode = ssn.training
-    args, kwargs = forward_inputs(batch)
-    shadow = clone_module(model, shares_tensors(model)).train(mode)
-    before = {name: buffer.clone() for name, buffer in ssn.named_buffers()}
-    original = _Measure(shadow, trace.graphs[mode])
-    devices = {p.device for p in ssn.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)):
-        state = torch.get_rng_state()
-        _run(original, model, args, kwargs)
-        torch.set_rng_state(state)  # the same dropout in both
-        correct = _Correct(ssn, original.spreads)
-        _run(correct, model, args, kwargs)
-    for name, buffer in ssn.named_buffers():
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    generated = {
+        f"{path}.{name}" if path else name: source.layer
+        for path, owner in module.named_modules(remove_duplicate=False)
+        for name, source in sources_of(owner).items()
+    }
+    graph = rewrite_graph(trace.graphs[module.training], plan, generated, frozenset())
+    with _fixed_randomness(module):
+        correct = _Correct(module, graph, trace.parts, spreads)
+        _run(correct, trace.guards[module.training], module, batch)
+    for name, buffer in module.named_buffers():
         if not name.startswith("npas."):
             buffer.copy_(before[name])
-    normalise_gains(banks_of(ssn).values())
-    return tuple(layer for _, layer in correct.layers if layer not in correct.done)
+    normalise_gains(banks_of(module).values())
+    return tuple(layer for layer in dict.fromkeys(generated.values()) if layer not in correct.done)
+
+
+@contextmanager
+def _fixed_randomness(module: nn.Module) -> Iterator[None]:
+    """Draw the same numbers in the original and the compiled module: the same dropout in both."""
+    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
+        torch.manual_seed(0)
+        yield
 
 
 @torch.no_grad()
@@ -75,11 +133,26 @@ def normalise_gains(banks: Iterable[Bank]) -> None:
         bank.set_gains(bank.gain / mean)
 
 
-class _Measure(fx.Interpreter):
+class _OverParts(fx.Interpreter):
+    """Runs a graph over a module, and over parts that the module need not hold."""
+
+    def __init__(
+        self, module: nn.Module, parts: Mapping[str, Any], graph: fx.Graph, collect: bool = True
+    ) -> None:
+        super().__init__(module, garbage_collect_values=collect, graph=graph)
+        self._parts = parts
+
+    def fetch_attr(self, target: str) -> Any:
+        if target.startswith(f"{PARTS}."):
+            return self._parts[target.removeprefix(f"{PARTS}.")]
+        return super().fetch_attr(target)
+
+
+class _Measure(_OverParts):
     """Runs a graph and keeps the standard deviation of every floating-point value."""
 
-    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(module, graph=graph)
+    def __init__(self, module: nn.Module, graph: fx.Graph, parts: Mapping[str, Any]) -> None:
+        super().__init__(module, parts, graph)
         self.spreads: dict[str, float] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -99,14 +172,19 @@ class _Branch:
     random_state: torch.Tensor
 
 
-class _Correct(fx.Interpreter):
+class _Correct(_OverParts):
     """Runs the compiled graph and corrects the gain at every operation that reads one weight."""
 
-    def __init__(self, ssn: Shapeshifter, spreads: Mapping[str, float]) -> None:
-        super().__init__(ssn, garbage_collect_values=False)
+    def __init__(
+        self,
+        module: nn.Module,
+        graph: fx.Graph,
+        parts: Mapping[str, Any],
+        spreads: Mapping[str, float],
+    ) -> None:
+        super().__init__(module, parts, graph, collect=False)
         self._spreads = spreads
-        self._layers = _layers_by_node(ssn)
-        self.layers = dict.fromkeys(self._layers.values())
+        self._layers = _layers_by_node(module, graph)
         self.done: set[str] = set()
         self._branches: dict[fx.Node, list[_Branch]] = {}
 
@@ -193,20 +271,13 @@ def _sum_factor(value: torch.Tensor, branch: torch.Tensor, target: float) -> flo
     return max(best, 0.1)
 
 
-def _layers_by_node(ssn: Shapeshifter) -> dict[fx.Node, tuple[Bank, str]]:
+def _layers_by_node(module: nn.Module, graph: fx.Graph) -> dict[fx.Node, tuple[Bank, str]]:
     found: dict[fx.Node, tuple[Bank, str]] = {}
-    whole: dict[fx.Node, Bank] = {}
-    graph: Any = ssn.graph
     for node in graph.nodes:
         if node.op == "call_module" and str(node.target).startswith(f"{BANKS}."):
-            bank = ssn.get_submodule(str(node.target))
+            bank = module.get_submodule(str(node.target))
             assert isinstance(bank, Bank)
-            if node.args:
-                found[node] = (bank, str(node.args[0]))
-            else:
-                whole[node] = bank
-        elif node.op == "call_function" and node.args and node.args[0] in whole:
-            found[node] = (whole[node.args[0]], str(node.args[1]))
+            found[node] = (bank, str(node.args[0]))
     return found
 
 
@@ -217,21 +288,21 @@ def forward_inputs(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(batch) if isinstance(batch, tuple | list) else (batch,)), {}
 
 
-def _run(interpreter: fx.Interpreter, model: nn.Module, args: Any, kwargs: Any) -> None:
+def _run(interpreter: fx.Interpreter, guard: Guard, model: nn.Module, batch: Any) -> None:
+    args, kwargs = forward_inputs(batch)
     graph: Any = interpreter.graph
-    placeholders = [n for n in graph.nodes if n.op == "placeholder"]
-    values = list(args)
-    for node in placeholders[len(values) :]:
-        if node.target in kwargs:
-            values.append(kwargs[node.target])
-        elif node.args:
-            values.append(node.args[0])
     try:
+        args, kwargs = guard.inputs(args, kwargs)
+        values = list(args)
+        for node in [n for n in graph.nodes if n.op == "placeholder"][len(values) :]:
+            if node.target in kwargs:
+                values.append(kwargs[node.target])
+            elif node.args:
+                values.append(node.args[0])
         interpreter.run(*values)
     except Exception as error:
         raise NpasError(
-            f"calibrate: the batch does not run through {type(model).__name__}: "
-            f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            f"calibrate: the batch does not run through {type(model).__name__}: {first_line(error)}"
         ) from error
 
 

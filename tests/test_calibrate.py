@@ -281,3 +281,66 @@ def test_nothing_to_calibrate_with_own_banks() -> None:
 def test_it_is_a_recorded_pass() -> None:
     passes = npas.report(compiled(transformer(), "5%", calibrate=IDS)).passes
     assert [record.name for record in passes][-1] == "calibrate"
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("how", ["fx", "export", "opaque", "in place"])
+def test_inside_of_modules_that_are_called_whole(how: str) -> None:
+    """fx calls nn.TransformerEncoder as one; the operations inside are what is matched."""
+    torch.manual_seed(0)
+    block = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.1, batch_first=True, norm_first=True)
+    model = nn.Sequential(nn.Linear(32, 32), nn.TransformerEncoder(block, 6))
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_normal_(parameter)
+    x = torch.randn(16, 12, 32)
+
+    def spreads(module: nn.Module) -> list[float]:
+        found: list[float] = []
+        handles = [
+            module.get_submodule(f"1.layers.{i}").register_forward_hook(
+                lambda *args: found.append(float(args[2].detach().std()))
+            )
+            for i in range(6)
+        ]
+        module(x)
+        for handle in handles:
+            handle.remove()
+        return found
+
+    expected = spreads(model)
+    off: list[float] = []
+    for given in ({}, {"calibrate": x}):
+        torch.manual_seed(1)
+        if how == "in place":
+            ssn = npas.compile_(copy.deepcopy(model), "8%", groups="single", **given)
+        else:
+            ssn = npas.compile(
+                model, "8%", groups="single", frontend=how, example_inputs=(x,), **given
+            )
+        off.append(max(abs(a / b - 1) for a, b in zip(spreads(ssn), expected, strict=True)))
+        assert not npas.report(ssn).notes
+    assert off[1] < 0.1 < off[0]
+
+
+def test_where_no_graph_sees_the_operations_modules_are_matched() -> None:
+    class Valued(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(4))
+            self.cell = nn.GRUCell(32, 32)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self.layers:
+                x = layer(x) if x.sum() < 1e9 else x
+            return self.cell(x, x)
+
+    torch.manual_seed(0)
+    model, x = Valued(), torch.randn(64, 32)
+    with pytest.warns(npas.NpasWarning, match=r"calibrate left cell\.weight_ih, cell\.weight_hh"):
+        ssn = npas.compile_(copy.deepcopy(model), "15%", groups="single", calibrate=x)
+    assert not any(module._forward_hooks for module in ssn.modules())
+    y, z = x, x
+    for layer, compiled in zip(model.layers, ssn.layers, strict=True):
+        y, z = layer(y), compiled(z)
+        assert float((z.std() / y.std()).detach()) == pytest.approx(1, abs=0.02)

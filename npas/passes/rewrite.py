@@ -106,7 +106,7 @@ def rewrite(
     rows_only = frozenset(s.layer for s in made.sources.values() if s.rows_only)
     graphs: dict[bool, fx.Graph] = {}
     for mode in (True, False) if not same else (True,):
-        graphs[mode] = _rewrite_graph(trace.graphs[mode], plan, generated, rows_only)
+        graphs[mode] = rewrite_graph(trace.graphs[mode], plan, generated, rows_only)
     graphs.setdefault(False, graphs[True])
     watched = _not_called(root, graphs.values())
     made.hold(root, trace.parts)
@@ -214,12 +214,20 @@ def _clone(tensor: torch.Tensor) -> torch.Tensor:
     return copied
 
 
-def _rewrite_graph(
+def rewrite_graph(
     original: fx.Graph,
     plan: Plan,
     generated: Mapping[str, str],
     rows_only: frozenset[str],
 ) -> fx.Graph:
+    """Copy a graph and let its weights come from the banks.
+
+    Args:
+        original: of the original.
+        plan: what is generated.
+        generated: every name of a generated weight -> its layer.
+        rows_only: layers of which only rows are looked up.
+    """
     graph = copy.deepcopy(original)
     made: dict[str, fx.Node] = {}
 
