@@ -80,10 +80,10 @@ def correct(model: nn.Module, spreads: Mapping[str, float], batch: Any) -> tuple
     hooks: dict[str, _Hook] = {}
     layers: list[str] = []
     for path, module in model.named_modules():
-        own = {source.layer for source in sources_of(module).values()}
+        own = [source.layer for source in sources_of(module).values()]
         layers += own
-        if len(own) == 1 and own <= spreads.keys():
-            hooks[path] = fix(own.pop())
+        if len(own) == 1 and own[0] in spreads:
+            hooks[path] = fix(own[0])
     _run_with(model, hooks, batch)
     normalise_gains(banks_of(model).values())
     return tuple(layer for layer in dict.fromkeys(layers) if layer not in done)
