@@ -14,7 +14,7 @@ from npas.inplace import uncompile_
 from npas.mapping import Mapping
 from npas.passes.materialize import dense_state_dict, materialize
 from npas.plan import Plan
-from npas.tools import param_groups, refresh, report
+from npas.tools import param_groups, refresh, report, reset
 
 __all__ = [
     "BudgetError",
@@ -34,6 +34,7 @@ __all__ = [
     "plan",
     "refresh",
     "report",
+    "reset",
     "save",
     "uncompile_",
 ]

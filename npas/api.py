@@ -92,9 +92,10 @@ def plan(
     request.check()
     _check_model(model)
     inputs = as_tuple(example_inputs)
-    analysis = run("analyse", analyse, model, len(inputs), tuple(example_kwargs or ()))
-    inventory = _collect(run, model, analysis, request, inputs, example_kwargs)
-    return run("plan", make_plan, model, analysis, inventory, request)
+    with steady(model):
+        analysis = run("analyse", analyse, model, len(inputs), tuple(example_kwargs or ()))
+        inventory = _collect(run, model, analysis, request, inputs, example_kwargs)
+        return run("plan", make_plan, model, analysis, inventory, request)
 
 
 def compile(

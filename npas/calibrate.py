@@ -16,7 +16,7 @@ from npas.guards import Guard
 from npas.leaf import sources_of
 from npas.passes.export import export
 from npas.passes.rewrite import BANKS, rewrite_graph
-from npas.passes.trace import PARTS, Trace, clone_module, first_line, shares_tensors
+from npas.passes.trace import PARTS, Trace, clone_module, first_line, shares_tensors, without_hooks
 from npas.passes.visible import visible_share
 from npas.plan import Plan
 
@@ -71,6 +71,7 @@ def measure_graph(model: nn.Module, trace: Trace, batch: Any) -> dict[str, float
         NpasError: if the batch does not run through the model.
     """
     shadow = clone_module(model, shares_tensors(model)).train(model.training)
+    without_hooks(shadow)
     original = _Measure(shadow, trace.graphs[model.training], trace.parts)
     with _fixed_randomness(model):
         _run(original, trace.guards[model.training], model, batch)

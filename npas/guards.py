@@ -4,13 +4,12 @@ import functools
 import inspect
 import math
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
-from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP
 
 from npas.structures import Structure, flatten, rebuild
 
@@ -48,46 +47,41 @@ def has_hooks(module: nn.Module) -> bool:
     return any(module.__dict__.get(name) for name in _CALL_HOOKS)
 
 
-def check_modules(modules: Iterable[nn.Module], training: bool) -> None:
-    """Check modules that a graph runs through without calling them.
-
-    Raises:
-        Refused: if one is in another mode than the root, or has hooks.
-    """
-    for module in modules:
-        held = module.__dict__
-        if held["training"] is not training:
-            raise Refused("a submodule is in another mode than the root")
-        if (
-            held["_forward_hooks"]
-            or held["_forward_pre_hooks"]
-            or held["_backward_hooks"]
-            or held["_backward_pre_hooks"]
-        ):
-            raise Refused("a submodule that the graph runs through has hooks")
-
-
-def bind(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def bind(names: "Names", args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return argument name -> value.
 
     Raises:
-        Refused: if there are more arguments than names, or one has no name among them.
+        Refused: if there are more arguments than positions, or one has no name among them.
     """
-    if len(args) > len(names):
+    if len(args) > names.n_positional:
         raise Refused("more positional arguments than the graph was made for")
-    values = dict(zip(names, args, strict=False))
+    values = dict(zip(names.every, args, strict=False))
     for name, value in kwargs.items():
-        if name in values or name not in names:
+        if name in values or name not in names.every:
             raise Refused(f"argument {name} was given")
         values[name] = value
     return values
 
 
-def argument_names(forward: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of a forward's arguments that are passed by position or by name."""
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    every = inspect.signature(forward).parameters.values()
-    return tuple(parameter.name for parameter in every if parameter.kind in kinds)
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The arguments of a forward.
+
+    Attributes:
+        every: names of the arguments that are passed by position or by name.
+        n_positional: how many of them may be passed by position.
+    """
+
+    every: tuple[str, ...]
+    n_positional: int
+
+    @classmethod
+    def of(cls, forward: Callable[..., Any], *more: str) -> "Names":
+        """Return those of a forward, and more that it takes by ``**``."""
+        parameters = inspect.signature(forward).parameters.values()
+        positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        return cls(tuple(dict.fromkeys((*positional, *named, *more))), len(positional))
 
 
 def is_same(value: Any, expected: Any) -> bool:
@@ -104,19 +98,23 @@ class ArgumentGuard:
     """Guards a graph with the original's signature, as fx makes it.
 
     Attributes:
-        names: of the arguments that are passed by position or by name.
+        names: of the arguments.
         constants: argument -> the value it was traced with.
         needed: arguments that are None by default and were traced with another value.
+        starred: whether forward takes ``*args``.
     """
 
     compiles: ClassVar[bool] = True
-    names: tuple[str, ...]
+    names: Names
     constants: Mapping[str, Any]
     needed: frozenset[str] = frozenset()
+    starred: bool = False
 
     def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
         """Check constants, and that nothing else is None."""
-        given = dict(zip(self.names, args, strict=False)) | dict(kwargs)
+        if len(args) > self.names.n_positional and not self.starred:
+            raise Refused("more positional arguments than forward has")
+        given = dict(zip(self.names.every, args, strict=False)) | dict(kwargs)
         if not self.needed <= given.keys():
             missing = min(self.needed - given.keys())
             raise Refused(f"argument {missing} was not given")
@@ -148,10 +146,11 @@ class ExampleGuard:
         conditions: what else torch.export assumed, as Python over ``sizes[input][dimension]``.
 
         result: structure of what forward returns.
+        same: for each input, the first one that is the same tensor.
     """
 
     compiles: ClassVar[bool] = False
-    names: tuple[str, ...]
+    names: Names
     given: tuple[str, ...]
     defaults: Mapping[str, Any]
     structure: Structure
@@ -160,6 +159,7 @@ class ExampleGuard:
     ranges: Mapping[str, tuple[int, int]]
     conditions: str
     result: Structure
+    same: tuple[int, ...]
 
     def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
         """Flatten the arguments, and check everything that was fixed with the examples."""
@@ -174,6 +174,8 @@ class ExampleGuard:
         if structure != self.structure:
             raise Refused("arguments of another structure or with other constants")
         self._check_tensors(tensors)
+        if first_same(tensors) != self.same:
+            raise Refused("other arguments are one tensor")
         if torch.is_autocast_enabled(tensors[0].device.type if tensors else "cpu"):
             raise Refused("autocast is on")
         return tensors, {}
@@ -200,8 +202,16 @@ class ExampleGuard:
         return rebuild(list(result), self.result)
 
 
+def first_same(tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:
+    """Return, for each tensor, the place of the first that is the same object."""
+    places: dict[int, int] = {}
+    return tuple(places.setdefault(id(tensor), i) for i, tensor in enumerate(tensors))
+
+
 @functools.lru_cache(maxsize=4096)
 def _holds(conditions: str, sizes: tuple[tuple[int, ...], ...]) -> bool:
+    from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP  # imports sympy
+
     return bool(eval(_code(conditions), {**SYMPY_INTERP, "math": math}, {"sizes": sizes}))
 
 

@@ -49,11 +49,7 @@ def initialise(
         bank.theta.normal_()
         if init == "copy":
             _copy_weights(bank, layers, weights, targets)
-        _fill_coefficients(bank, layers)
-        if bank.mask is not None:
-            # A sign keeps the tile's scale and tells it from the first one.
-            bank.mask.copy_(torch.randint_like(bank.mask, 0, 2) * 2 - 1)
-        starts |= _set_gains(bank, layers, targets)
+        starts |= _start(bank, layers, targets)
     starts = {layer.name: starts[layer.name] for layer in plan.layers}
     fallen = [name for name, start in starts.items() if start.start == "fan-in"]
     if fallen:
@@ -65,6 +61,43 @@ def initialise(
             stacklevel=4,
         )
     return starts
+
+
+@torch.no_grad()
+def draw_again(
+    plan: Plan, banks: Mapping[str, Bank], stds: Mapping[str, float]
+) -> dict[str, LayerStart]:
+    """Fill the banks as `initialise` does at random, without the original weights.
+
+    Args:
+        plan: what was compiled.
+        banks: the generated banks by name.
+        stds: layer -> standard deviation to start at (0: at zero, where the plan allows it). Others
+            start at that of ``reset_parameters`` of torch.nn: 1 for embeddings, otherwise
+            (3 fan_in)^-1/2.
+    """
+    starts: dict[str, LayerStart] = {}
+    for name, bank in banks.items():
+        layers = plan.layers_of(name)
+        bank.theta.normal_()
+        starts |= _start(bank, layers, {x.name: stds.get(x.name, _usual(x)) for x in layers})
+    return starts
+
+
+def _usual(layer: LayerPlan) -> float:
+    if layer.kind.startswith("embedding"):
+        return 1.0
+    return (3 * max(1, layer.n // layer.shape[0])) ** -0.5
+
+
+def _start(
+    bank: Bank, layers: tuple[LayerPlan, ...], targets: Mapping[str, float]
+) -> dict[str, LayerStart]:
+    _fill_coefficients(bank, layers)
+    if bank.mask is not None:
+        # A sign keeps the tile's scale and tells it from the first one.
+        bank.mask.copy_(torch.randint_like(bank.mask, 0, 2) * 2 - 1)
+    return _set_gains(bank, layers, targets)
 
 
 def spread(weight: torch.Tensor) -> float:

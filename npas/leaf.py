@@ -16,6 +16,9 @@ from npas.recompute import LiveWeights
 
 SOURCES = "_npas_sources"
 _ORDER = "_npas_order"
+# Attributes of torch.nn's modules that say how large their weight is.
+_SIZES = frozenset({"num_embeddings", "embedding_dim", "in_features", "out_features"})
+_SIZES |= {"in_channels", "out_channels", "input_size", "hidden_size"}
 # Recurrent layers list their weights beside their parameters, and call with the list.
 _LISTED = "_flat_weights"
 
@@ -127,6 +130,11 @@ class Leaf(nn.Module):
             raise AttributeError(
                 f"{type(self).__name__}.{name} is generated from a bank and cannot be assigned; "
                 "call npas.materialize or npas.uncompile_ first to have plain weights"
+            )
+        if name in _SIZES and value != self.__dict__.get(name, value):
+            raise AttributeError(
+                f"{type(self).__name__}.{name} cannot become {value}: its weight is generated from "
+                "a bank; npas.materialize or npas.uncompile_ first, resize, and compile again"
             )
         super().__setattr__(name, value)
 

@@ -2,19 +2,23 @@
 
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.graph_module import _forward_from_src
 
 from npas.compiled import Compiled, State, subclass
+from npas.errors import NpasError
 from npas.graph_pickle import dump, load
-from npas.guards import Guard, Never, Refused, check_modules
+from npas.guards import Guard, Never, Refused
 from npas.leaf import leaf_class, sources_of
+from npas.watch import Watch
 
-# What fx sets whenever it writes the code.
-_OF_FX = ("_graph", "_code", "_lineno_map", "_prologue_start", "_in_spec", "_out_spec")
+# What belongs to a graph, and is made again with it.
+_OF_GRAPH = ("_graph", "_graphs", "_code", "_runs")
 
 
 class Shapeshifter(Compiled, fx.GraphModule):
@@ -27,6 +31,10 @@ class Shapeshifter(Compiled, fx.GraphModule):
     the original's forward, whose modules generate their weights on their own: the result is the
     same, and `npas.report` counts such calls.
     """
+
+    _fx_own: frozenset[str]
+    _graph: fx.Graph
+    _runs: dict[bool, Callable[..., Any]]
 
     def __init__(
         self,
@@ -46,30 +54,41 @@ class Shapeshifter(Compiled, fx.GraphModule):
             watched: modules that the graphs run through without calling them.
         """
         super().__init__(nn.Module(), fx.Graph(), class_name=state.original.__name__)
-        own = set(self.__dict__) - set(root.__dict__)
+        self.__dict__["_fx_own"] = frozenset(self.__dict__) - frozenset(root.__dict__)
         _become(self, type(root))
         self.__dict__.update(root.__dict__)
         self._npas = state
-        self._npas_own = (*own, "_npas", "_npas_own", "_guards", "_watched", "_graphs")
         self._guards = dict(guards)
-        self._watched = list(watched)
-        self._graphs = dict(graphs)
-        self.graph = self._graphs[self.training]
+        self._watch = Watch(self, watched, but=(*_OF_GRAPH, *self._fx_own))
+        self._adopt(graphs)
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph of the current mode."""
+        if torch.compiler.is_exporting():
+            return _exported_call(self)
+        return self._graph
+
+    @graph.setter
+    def graph(self, g: fx.Graph) -> None:
+        self._graph = g
+        g.owning_module = self
+        self.recompile()
 
     def recompile(self) -> Any:
-        """Write the code of the graph, and put it behind its guard."""
-        code = super().recompile()
-        if "_npas" not in self.__dict__:
-            return code  # while fx's own __init__ runs
-        cls: Any = type(self)
-        cls.run_graph = cls.forward
-        cls.forward = _guarded(self._npas.original)
+        """Write the code of the graph of the current mode, which runs behind its guard."""
+        code = self._graph.python_code(root_module="self")
+        self._code = code.src
+        # The code stays with the module, not with its class as in fx: modules of one kind can then
+        # be stacked (torch.func.stack_module_state), and changing the mode writes nothing.
+        run = _forward_from_src(code.src, code.globals, {})
+        self.__dict__.setdefault("_runs", {})[self.training] = run
         return code
 
     def train(self, mode: bool = True) -> "Shapeshifter":
         """Set the mode, and the graph that belongs to it."""
         super().train(mode)
-        if self._graphs[mode] is not self.graph:
+        if self._graph is not self._graphs[mode]:
             self.graph = self._graphs[mode]
         return self
 
@@ -77,19 +96,23 @@ class Shapeshifter(Compiled, fx.GraphModule):
         """Run the original's forward, whose modules generate their weights when they read them."""
         return self._npas.original.forward(self, *args, **kwargs)
 
+    def run_graph(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph of the current mode, without asking its guard."""
+        return self._runs[self.training](self, *args, **kwargs)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Shapeshifter":
         """Copy everything; fx's own copy keeps only what the current graph uses."""
         result = _empty(self._npas.original, tuple(sources_of(self)))
         memo[id(self)] = result
         for name, value in self.__dict__.items():
-            if name not in ("_graph", "_graphs"):
+            if name not in _OF_GRAPH:
                 result.__dict__[name] = copy.deepcopy(value, memo)
         result._adopt({mode: copy.deepcopy(graph) for mode, graph in self._graphs.items()})
         return result
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the state, and each graph as fx does it: as generated code."""
-        state = {k: v for k, v in self.__dict__.items() if k not in ("_graph", "_graphs")}
+        state = {k: v for k, v in self.__dict__.items() if k not in _OF_GRAPH}
         made = self._npas.original, tuple(sources_of(self))
         if self._npas.report.front_end == "opaque":
             return _rebuild, (*made, state, None, None)
@@ -98,7 +121,6 @@ class Shapeshifter(Compiled, fx.GraphModule):
             return _rebuild, (*made, state, rows, None)
         carriers = {mode: fx.GraphModule(self, graph) for mode, graph in self._graphs.items()}
         names = {mode: [node.name for node in g.nodes] for mode, g in self._graphs.items()}
-        self.recompile()
         return _rebuild, (*made, state, carriers, names)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -107,13 +129,19 @@ class Shapeshifter(Compiled, fx.GraphModule):
 
     def original_attributes(self) -> dict[str, Any]:
         """Return what the original would hold: everything that is not fx's or npas's own."""
-        hidden = {*self._npas_own, *_OF_FX}
+        hidden = {*self._fx_own, *_OF_GRAPH, "_fx_own", "_npas", "_guards", "_watch"}
         return {name: value for name, value in self.__dict__.items() if name not in hidden}
 
     def _adopt(self, graphs: Mapping[bool, fx.Graph]) -> None:
-        same = str(graphs[True]) == str(graphs[False])
+        same = graphs[True] is graphs[False] or str(graphs[True]) == str(graphs[False])
         self._graphs = {True: graphs[True], False: graphs[True] if same else graphs[False]}
-        self.graph = self._graphs[self.training]
+        mode = self.training
+        for training in (not mode, mode):  # the current one last
+            self.__dict__["training"] = training
+            if training is mode or not same:
+                self.graph = self._graphs[training]
+        if same:
+            self._runs[not mode] = self._runs[mode]
 
 
 def opaque_graph() -> fx.Graph:
@@ -125,7 +153,37 @@ def opaque_graph() -> fx.Graph:
     return graph
 
 
-def _guarded(original: type[nn.Module]) -> Any:
+def _exported_call(module: Shapeshifter) -> fx.Graph:
+    """Return the graph that non-strict torch.export runs: one call of forward, behind its guard.
+
+    torch.export does not call a GraphModule but interprets its graph, with keyword arguments handed
+    over as positional ones. Their names are in the frame that does so, two frames up.
+    """
+    names: tuple[str, ...] | None = None
+    for depth in (2, 3):
+        frame = sys._getframe(depth)
+        if frame.f_code.co_filename.endswith("_trace.py") and "kwargs" in frame.f_locals:
+            names = tuple(frame.f_locals["kwargs"])
+    if names is None:
+        raise NpasError(
+            "this torch.export does not say which arguments were given by keyword; export with "
+            "strict=True, or what npas.compile_ or npas.materialize made"
+        )
+    graph = fx.Graph()
+    args = graph.create_node("placeholder", "*args", name="args")
+
+    def call(values: Sequence[Any]) -> Any:
+        first = len(values) - len(names)
+        return module(*values[:first], **dict(zip(names, values[first:], strict=True)))
+
+    graph.output(graph.create_node("call_function", call, (args,)))
+    return graph
+
+
+@functools.lru_cache(maxsize=64)
+def _shapeshifter_class(base: type[nn.Module]) -> type[Shapeshifter]:
+    original = getattr(base, "npas_original", base)
+
     @functools.wraps(original.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         state, guard = self._npas, self._guards[self.training]
@@ -133,7 +191,7 @@ def _guarded(original: type[nn.Module]) -> Any:
         if isinstance(guard, Never) or (compiling and not guard.compiles):
             return original.forward(self, *args, **kwargs)
         try:
-            check_modules(self._watched, self.training)
+            self._watch.check(self.training)
             inputs, named = guard.inputs(args, kwargs)
         except Refused as refused:
             if not compiling:
@@ -142,12 +200,11 @@ def _guarded(original: type[nn.Module]) -> Any:
             return original.forward(self, *args, **kwargs)
         return guard.outputs(self.run_graph(*inputs, **named))
 
-    return forward
+    return subclass(base, Shapeshifter, forward=forward)
 
 
-def _become(module: Any, original: type[nn.Module]) -> None:
-    # A class for each module: fx keeps the generated code on it.
-    module.__class__ = subclass(original, Shapeshifter)
+def _become(module: Any, base: type[nn.Module]) -> None:
+    module.__class__ = _shapeshifter_class(base)
 
 
 def _empty(original: type[nn.Module], names: tuple[str, ...]) -> Any:

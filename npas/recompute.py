@@ -74,6 +74,8 @@ class _Pass(threading.local):
         recent: the last weights that were read, each with its layer and state.
         kept: (layer, state) -> weight, of those that are read again.
         seen: (layer, state) of all that were read.
+        hooks: what packs saved tensors in this pass.
+        learns: whether what is read again is remembered.
     """
 
     def __init__(self) -> None:
@@ -87,6 +89,8 @@ class _Pass(threading.local):
         self.recent: deque[tuple[object, torch.Tensor]] = deque(maxlen=_HELD)
         self.kept: dict[object, torch.Tensor] = {}
         self.seen: set[object] = set()
+        self.hooks: object = None
+        self.learns = True
         return old
 
     def restore(self, old: dict[str, Any]) -> None:
@@ -110,10 +114,24 @@ class LiveWeights:
     def forward_pass(self) -> Iterator[None]:
         """Let every bank take part once in what this thread runs inside."""
         outer = self._pass.start({})
+        self.note_hooks()
+        # Activation checkpointing around the pass runs it again, and must find it the same.
+        self._pass.learns = self._pass.hooks is None
         try:
             yield
         finally:
             self._pass.restore(outer)
+
+    def note_hooks(self) -> None:
+        """Remember what packs saved tensors in this pass from here on."""
+        self._pass.hooks = _pack_hook()
+
+    def _is_checkpointed(self) -> bool:
+        """Tell whether this thread is inside of something that will be run again on its own.
+
+        Activation checkpointing compares what is saved, so that nothing may come from outside.
+        """
+        return _pack_hook() is not self._pass.hooks
 
     def in_forward(self) -> bool:
         """Tell whether this thread runs a forward pass."""
@@ -151,16 +169,17 @@ class LiveWeights:
         here, key = self._pass, (layer, state)
         if layer in here.given:
             return here.given[layer]
-        if here.banks is None:
+        if here.banks is None or self._is_checkpointed():
             return make()[layer]
         for found, weight in (*here.recent, (key, here.kept.get(key))):
             if found == key and weight is not None:
                 return weight
         weights = make()
-        if key in here.seen:
+        if key in here.seen and here.learns:
             self._reused.add(layer)
         here.seen.add(key)
-        if again or layer in self._reused or len(weights) > 1:
+        reused = here.learns and layer in self._reused
+        if again or reused or len(weights) > 1:
             here.kept.update({(name, state): weight for name, weight in weights.items()})
         else:
             here.recent.append((key, weights[layer]))
@@ -169,7 +188,7 @@ class LiveWeights:
     def forward_of(self, bank: Generates) -> Forward:
         """Return how a bank takes part in the forward pass that this thread runs."""
         banks = self._pass.banks
-        if banks is None:
+        if banks is None or self._is_checkpointed():
             return Forward(bank.sources())
         if id(bank) not in banks:
             banks[id(bank)] = Forward(bank.sources())
@@ -243,7 +262,14 @@ def recompute_scope(live: LiveWeights) -> Iterator[None]:
         return packed.value
 
     with saved_tensors_hooks(pack, unpack):
+        live.note_hooks()
         yield
+
+
+def _pack_hook() -> object:
+    """Return what packs saved tensors now, if anything does."""
+    hooks = _outer_hooks() if _autograd()._saved_tensors_hooks_is_enabled() else None
+    return None if hooks is None else hooks[0]
 
 
 def _outer_hooks() -> tuple[Callable[..., Any], Callable[..., Any]] | None:

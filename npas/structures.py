@@ -1,7 +1,7 @@
 """Structures: tensors in and out of tuples, dicts, dataclasses and whatever pytree knows."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,8 @@ class Structure:
     parts: tuple["Structure", ...] = ()
 
 
+# Numbers that torch.export does not know yet, and what has yet to run.
+_UNKNOWN = (torch.SymInt, torch.SymFloat, torch.SymBool, Iterator)
 _TENSOR = Structure("tensor")
 # Attributes of attributes of results are looked into this deep.
 _DEPTH = 8
@@ -74,7 +76,7 @@ def _flatten(value: Any, tensors: list[torch.Tensor], depth: int) -> Structure:
         names = tuple(field.name for field in dataclasses.fields(value))
         parts = tuple(_flatten(getattr(value, name), tensors, depth) for name in names)
         return Structure("dataclass", type(value), names, parts)
-    if depth > 1 and not isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+    if depth > 1 and not isinstance(value, _UNKNOWN):
         held, found = getattr(value, "__dict__", {}), len(tensors)
         parts = tuple(_flatten(part, tensors, depth - 1) for part in held.values())
         if len(tensors) > found:

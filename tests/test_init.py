@@ -1,3 +1,4 @@
+import copy
 import math
 import warnings
 from typing import Any
@@ -422,3 +423,45 @@ def test_an_unknown_init(wrong: Any) -> None:
     with pytest.raises(NpasError, match=rf"init={wrong!r} is unknown"):
         npas.compile(Net(), "30%", init=wrong)
     check_choice("init", "random", INITS)
+
+
+def test_reset_draws_every_bank_again_at_the_scales_that_were_compiled() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(32, 32) for _ in range(4)]
+    for i, layer in enumerate(layers):
+        nn.init.normal_(layer.weight, std=0.1 * (i + 1))
+    nn.init.zeros_(layers[3].weight)
+    model = nn.Sequential(*layers)
+    ssn = npas.compile(model, 0.5, groups="single")
+    before = {n: p.detach().clone() for n, p in ssn.named_parameters()}
+    expected = {n: float(w.std(correction=0)) for n, w in weights_of(ssn).items()}
+    empty = copy.deepcopy(ssn).to("meta").to_empty(device="cpu")
+    for module in (ssn, empty):
+        npas.reset(module)
+        for name, weight in weights_of(module).items():
+            assert float(weight.std(correction=0)) == pytest.approx(expected[name], rel=0.05)
+        assert not weights_of(module)["3.weight"].any()
+    assert not torch.equal(ssn.get_parameter("npas.banks.b0.theta"), before["npas.banks.b0.theta"])
+    assert torch.equal(ssn.get_parameter("0.bias"), before["0.bias"])
+
+
+def test_reset_of_a_module_that_was_compiled_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Embedding(64, 32), nn.Linear(32, 32), nn.Linear(32, 32))
+    ssn = npas.compile(model, 0.5, groups="single")
+    with pytest.raises(NpasError, match="on the meta device"):
+        npas.reset(ssn)
+    ssn.to_empty(device="cpu")
+    npas.reset(ssn, stds={"2.weight": 0.5})
+    found = {n: float(w.std(correction=0)) for n, w in weights_of(ssn).items()}
+    wanted = {"0.weight": 1.0, "1.weight": (3 * 32) ** -0.5, "2.weight": 0.5}
+    assert found == pytest.approx(wanted, rel=0.05)
+    with pytest.raises(NpasError, match=r"stds: '3\.weight' is no generated layer"):
+        npas.reset(ssn, stds={"3.weight": 0.5})
+    with pytest.raises(NpasError, match="not compiled by npas"):
+        npas.reset(nn.Linear(2, 2))
+
+
+def weights_of(ssn: nn.Module) -> dict[str, torch.Tensor]:
+    banks = [m for m in ssn.modules() if isinstance(m, Bank)]
+    return {n: bank.generate(n).detach() for bank in banks for n in bank.layer_names()}

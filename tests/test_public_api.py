@@ -32,6 +32,7 @@ NAMES = [
     "plan",
     "refresh",
     "report",
+    "reset",
     "save",
     "uncompile_",
 ]
@@ -58,6 +59,7 @@ SIGNATURES = {
     "param_groups": "module, weight_decay=0.0",
     "refresh": "ssn",
     "report": "ssn",
+    "reset": "ssn, stds=None",
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils._pytree import tree_leaves
 
@@ -35,6 +36,8 @@ class Case:
     # Front ends that cannot capture it when it is the root itself, and when it is wrapped.
     root_defeats: frozenset[str] = frozenset()
     wrapped_defeats: frozenset[str] = frozenset()
+    # Whether torch has a fused path for evaluation without grad, which no graph of operators takes.
+    fused: bool = False
 
 
 def _random(*shape: int, low: float | None = None) -> torch.Tensor:
@@ -218,12 +221,14 @@ CASES: dict[str, Case] = {
         lambda: nn.Transformer(16, 2, 1, 1, 32, batch_first=True),
         (_random(2, 5, 16), _random(2, 3, 16)),
         {"tgt_mask": _causal(3)},
-        root_defeats=FX,
+        root_defeats=FX | EXPORT,
+        wrapped_defeats=EXPORT,
     ),
     "TransformerEncoder": Case(
         nn.TransformerEncoder,
         lambda: nn.TransformerEncoder(_encoder_layer(), 2),
         (_random(2, 5, 16),),
+        fused=True,
         root_defeats=FX,
     ),
     "TransformerEncoder, padded": Case(
@@ -231,10 +236,15 @@ CASES: dict[str, Case] = {
         lambda: nn.TransformerEncoder(_encoder_layer(), 2, nn.LayerNorm(16)),
         (_random(2, 5, 16),),
         {"src_key_padding_mask": _padding(2, 5)},
-        root_defeats=FX,
+        root_defeats=FX | EXPORT,
+        wrapped_defeats=EXPORT,
     ),
     "TransformerEncoderLayer": Case(
-        nn.TransformerEncoderLayer, _encoder_layer, (_random(2, 5, 16),), root_defeats=FX
+        nn.TransformerEncoderLayer,
+        _encoder_layer,
+        (_random(2, 5, 16),),
+        fused=True,
+        root_defeats=FX,
     ),
     "TransformerEncoderLayer, norm first": Case(
         nn.TransformerEncoderLayer,
@@ -248,9 +258,22 @@ CASES: dict[str, Case] = {
         lambda: nn.TransformerDecoder(_decoder_layer(), 2),
         (TOKENS, MEMORY),
         {"tgt_mask": _causal(5)},
-        root_defeats=FX,
+        root_defeats=FX | EXPORT,
+        wrapped_defeats=EXPORT,
     ),
     "TransformerDecoderLayer": Case(nn.TransformerDecoderLayer, _decoder_layer, (TOKENS, MEMORY)),
+    "LinearCrossEntropyLoss": Case(
+        nn.LinearCrossEntropyLoss,
+        lambda: nn.LinearCrossEntropyLoss(32, 24),
+        (_random(5, 32), _ids(24, 5)),
+    ),
+    "LinearCrossEntropyLoss with bias and classes' weights": Case(
+        nn.LinearCrossEntropyLoss,
+        lambda: nn.LinearCrossEntropyLoss(
+            32, 24, bias=True, weight=_random(24, low=0.5), label_smoothing=0.1
+        ),
+        (_random(5, 32), _ids(24, 5)),
+    ),
     "AdaptiveLogSoftmaxWithLoss": Case(
         nn.AdaptiveLogSoftmaxWithLoss,
         lambda: nn.AdaptiveLogSoftmaxWithLoss(24, 40, [10, 20], div_value=2.0),
@@ -370,17 +393,23 @@ def _defeats(case: Case, place: str) -> frozenset[str]:
     return case.root_defeats if place == "root" else case.wrapped_defeats
 
 
-# What export captures does not depend on the budget and is slow: each place at one of the two.
-AT_100_PERCENT, AT_A_TENTH = (
-    [
+# What export captures does not depend on the budget and is slow: as the root at 100%, and wrapped
+# at a tenth, there for the first case of each class.
+FIRST = {case.cls: name for name, case in reversed(CASES.items())}.values()
+
+
+def _runs(export: Callable[[str, str], bool]) -> list[tuple[str, str, str]]:
+    return [
         (name, place, how)
         for name, case in CASES.items()
         for place in ("root", "wrapped")
         for how in HOWS
-        if how not in _defeats(case, place) and (how != "export" or place == exported)
+        if how not in _defeats(case, place) and (how != "export" or export(name, place))
     ]
-    for exported in ("root", "wrapped")
-)
+
+
+AT_100_PERCENT = _runs(lambda name, place: place == "root")
+AT_A_TENTH = _runs(lambda name, place: place == "wrapped" and name in FIRST)
 REFUSED = [
     (name, place, how)
     for name, case in CASES.items()
@@ -399,9 +428,11 @@ def test_own_banks_at_100_percent_are_the_original_bit_for_bit(
         expected = outcome(found, found.model.train(mode))
         assert_equal_bits(outcome(found, ssn.train(mode)), expected)
         assert any(key.startswith("gradient of") for key in expected)
-    assert_equal_bits(
-        outcome(found, ssn, grad=False), outcome(found, found.model.eval(), grad=False)
-    )
+    mine, theirs = (outcome(found, m.eval(), grad=False) for m in (ssn, found.model))
+    if how == "export" and CASES[name].fused:
+        _assert_close(mine, theirs)
+    else:
+        assert_equal_bits(mine, theirs)
 
 
 @pytest.mark.parametrize(("name", "place", "how"), AT_A_TENTH)
@@ -469,20 +500,18 @@ def test_a_sequential_is_the_root(how: str, budget: float) -> None:
 @pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("how", ["fx", "opaque", "in place"])
 @pytest.mark.parametrize("budget", [1.0, 0.1])
-def test_recurrent_layers_take_packed_sequences(
-    kind: type[nn.RNNBase], how: str, budget: float
-) -> None:
+def test_recurrent_layers_take_packed_sequences(kind: type[Any], how: str, budget: float) -> None:
     class Packs(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.rnn = kind(24, 24, 2)  # type: ignore[call-arg]
+            self.rnn = kind(24, 24, 2)
 
         def forward(self, packed: PackedSequence) -> Any:
             return self.rnn(packed)
 
     torch.manual_seed(0)
     model, packed = Packs(), pack_padded_sequence(SEQUENCE, torch.tensor([4, 2]))
-    options: dict[str, Any] = {"groups": "own" if budget == 1.0 else "single"}
+    options: Any = {"groups": "own" if budget == 1.0 else "single"}
     if how == "in place":
         ssn: nn.Module = npas.compile_(copy.deepcopy(model), budget, **options)
     else:
@@ -509,7 +538,7 @@ def test_the_other_methods_of_an_adaptive_softmax_work(how: str, budget: float) 
 
 @pytest.mark.parametrize("cls", [nn.LazyLinear, nn.LazyConv1d, nn.LazyConvTranspose2d])
 def test_a_lazy_module_before_its_first_call_is_refused(cls: type[Any]) -> None:
-    options = {} if cls is nn.LazyLinear else {"kernel_size": 3}
+    options: Any = {} if cls is nn.LazyLinear else {"kernel_size": 3}
     for compile in (npas.compile, npas.compile_):
         with pytest.raises(npas.NpasError, match="lazy"):
             compile(nn.Sequential(cls(8, **options)), 0.5)
@@ -518,7 +547,7 @@ def test_a_lazy_module_before_its_first_call_is_refused(cls: type[Any]) -> None:
 @pytest.mark.parametrize("how", HOWS)
 def test_norms_over_two_dimensions_are_kept(how: str) -> None:
     torch.manual_seed(0)
-    layers = nn.Sequential(nn.Linear(32, 32), nn.LayerNorm((3, 32)), nn.RMSNorm((3, 32)))
+    layers = nn.Sequential(nn.Linear(32, 32), nn.LayerNorm([3, 32]), nn.RMSNorm([3, 32]))
     found = Subject(Wrapped1(layers, 1, {}), (_random(2, 3, 32),), {})
     ssn = compiled(found, how, 0.5, "single")
     kept = [n for n, _ in ssn.named_parameters() if not n.startswith("npas.")]
@@ -556,8 +585,10 @@ VALUES: dict[str, Any] = {
     "mode": "LSTM",
     "n_classes": 8,
     "nhead": 2,
+    "norm_type": 2.0,
     "normalized_shape": 8,
     "num_channels": 8,
+    "num_classes": 8,
     "num_chunks": 1,
     "num_embeddings": 8,
     "num_features": 8,
@@ -582,8 +613,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def _make(cls: type[Any]) -> nn.Module:
-    if issubclass(cls, nn.RNNBase):
-        return cls("LSTM", 8, 8) if cls is nn.RNNBase else cls(8, 8)
+    if cls in (nn.RNN, nn.LSTM, nn.GRU):  # their signature is *args
+        return cls(8, 8)
     needed = [
         parameter
         for parameter in list(inspect.signature(cls.__init__).parameters.values())[1:]
@@ -599,7 +630,7 @@ def _make(cls: type[Any]) -> nn.Module:
 
 
 def _has_weights(module: nn.Module) -> bool:
-    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+    if isinstance(module, LazyModuleMixin):
         return "Norm" not in type(module).__name__
     return any(p.dim() >= 2 and p.is_floating_point() for p in module.parameters())
 
@@ -612,6 +643,8 @@ def _exported() -> dict[str, type[nn.Module]]:
     }
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # deprecated classes
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor:UserWarning")
 def test_every_class_of_torch_nn_with_weights_is_in_the_table() -> None:
     exported = {n: c for n, c in _exported().items() if n not in WITHOUT_FORWARD}
     with_weights = {name for name, cls in exported.items() if _has_weights(_make(cls))}

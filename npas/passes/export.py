@@ -1,11 +1,12 @@
 """Export: capture the root's forward with torch.export, one graph of aten operators a mode."""
 
+import contextlib
 import inspect
+import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,19 @@ import torch
 from torch import fx, nn
 
 from npas.errors import TraceError
-from npas.guards import ExampleGuard, argument_names, has_hooks
+from npas.guards import ExampleGuard, Names, first_same, has_hooks
 from npas.naming import identifier
-from npas.passes.trace import HOOKS, PARTS, Trace, clone_module, first_line, place, shares_tensors
+from npas.passes.trace import (
+    PARTS,
+    Trace,
+    clone_module,
+    first_line,
+    place,
+    shares_tensors,
+    without_hooks,
+)
 from npas.structures import Structure, flatten, rebuild
+from npas.watch import Attributes
 
 _ROOT = "model"  # the attribute of `_Flat`
 _LARGEST = 2**62
@@ -44,9 +54,7 @@ def export(
     if hooked:
         raise TraceError(f"{hooked[0]} has hooks, which a graph of operators would not call")
     shadow = clone_module(model, shares_tensors(model))
-    for name in HOOKS:
-        if shadow.__dict__.get(name):
-            shadow.__dict__[name].clear()  # the compiled root runs its own
+    without_hooks(shadow)  # the compiled root runs its own
     try:
         values = _values(model, example_inputs, example_kwargs or {})
         tensors, given = flatten(list(values.values()))
@@ -86,7 +94,11 @@ class _Flat(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         values = rebuild(tensors, self.kept.given)
+        attributes = Attributes(self.model)
         found = self.model(**dict(zip(self.kept.names, values, strict=True)))
+        changed = attributes.changed()
+        if changed is not None:
+            raise TraceError(f"forward assigns {changed}, which a graph would not")
         flat, self.kept.result = flatten(found, objects=True)
         return tuple(flat)
 
@@ -122,14 +134,15 @@ def _capture(
     kept = _Kept(tuple(values), flatten(list(values.values()))[1])
     flat = _Flat(shadow, kept)
     free = tuple({d: torch.export.Dim.AUTO for d in range(t.dim())} for t in tensors)
-    with warnings.catch_warnings(), _quiet():
+    # torch.export prints what it has of a graph that fails.
+    with warnings.catch_warnings(), _quiet(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.export.export(flat, tuple(tensors), dynamic_shapes=(free,), strict=False)
     assert kept.result is not None, "torch.export did not run the module"
     return program, kept.result
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch.export's remarks on constants and sizes from the user: guards look after them."""
     loggers = [logging.getLogger(n) for n in ("torch.export", "torch._export", "torch.fx")]
@@ -219,7 +232,7 @@ def _guard(
         for symbol, bounds in program.range_constraints.items()
     }
     return ExampleGuard(
-        names=tuple(dict.fromkeys((*argument_names(model.forward), *values))),
+        names=Names.of(model.forward, *values),
         given=tuple(values),
         defaults={n: p.default for n, p in signature.items() if p.default is not p.empty},
         structure=given,
@@ -228,6 +241,7 @@ def _guard(
         ranges=ranges,
         conditions=" and ".join(f"({_over_sizes(text)})" for text in program._guards_code),
         result=result,
+        same=first_same(tensors),
     )
 
 

@@ -1,7 +1,9 @@
 """What one forward does with every weight, seen on meta tensors."""
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from npas.errors import NpasError
-from npas.passes.trace import clone_module
+from npas.passes.trace import clone_module, without_hooks
 
 # What an aten operator makes of a weight that it reads.
 _KINDS = {
@@ -69,7 +71,7 @@ def watch(
         NpasError: if the inputs do not fit the model.
     """
     tensors = {id(t): _meta(t) for t in [*model.parameters(), *model.buffers()]}
-    shadow = clone_module(model, tensors).train(training)
+    shadow = without_hooks(clone_module(model, tensors)).train(training)
     parameters = dict(shadow.named_parameters(remove_duplicate=False))
     owners = {parameters[name].untyped_storage()._cdata: name for name in names}
     args, kwargs = tree_map(_meta, (tuple(example_inputs), dict(example_kwargs)))
@@ -77,8 +79,11 @@ def watch(
     counter = _Counter(owners)
     try:
         # With grad on, nn.TransformerEncoder takes its ordinary path instead of a fused one.
-        with torch.enable_grad(), counter:
-            shadow(*args, **kwargs)
+        with torch.enable_grad(), warnings.catch_warnings(), counter:
+            warnings.simplefilter("ignore")
+            result = shadow(*args, **kwargs)
+            if isinstance(result, Iterator):
+                deque(result, maxlen=0)  # a generator runs as it is read
     except Exception as error:
         if _depends_on_values(error) or _runs(model, example_inputs, example_kwargs):
             return None
@@ -157,7 +162,9 @@ def _trilinear_macs(
 def _meta(value: Any) -> Any:
     if isinstance(value, nn.Parameter):
         return nn.Parameter(value.detach().to("meta"), requires_grad=value.requires_grad)
-    return value.detach().to("meta") if isinstance(value, torch.Tensor) else value
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.detach().to("meta").requires_grad_(value.requires_grad)
 
 
 def _batch(example_inputs: Sequence[Any], example_kwargs: Mapping[str, Any]) -> int:
@@ -181,7 +188,7 @@ def _runs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> b
     }
     try:
         with torch.no_grad():
-            clone_module(model, copies).eval()(*args, **kwargs)
+            without_hooks(clone_module(model, copies)).eval()(*args, **kwargs)
     except Exception:
         return False
     return True

@@ -11,6 +11,7 @@ from npas.compiled import state_of
 from npas.errors import NpasError
 from npas.leaf import give_back, leaf_class, parameter_order, sources_of
 from npas.module import Shapeshifter
+from npas.passes.trace import loose_tensors
 
 
 def materialize(ssn: nn.Module) -> nn.Module:
@@ -37,8 +38,10 @@ def materialize(ssn: nn.Module) -> nn.Module:
     held["_modules"] = {n: child for n, child in ssn._modules.items() if n != "npas"}
     held.pop("_npas", None)
     # Modules refer to the banks that they read from, which the result does without.
-    banks: dict[int, Any] = {id(m): m for m in ssn.modules() if isinstance(m, Bank)}
-    copied: dict[str, Any] = copy.deepcopy(held, banks)
+    memo: dict[int, Any] = {id(m): m for m in ssn.modules() if isinstance(m, Bank)}
+    for module in ssn.modules():
+        memo |= loose_tensors(module)
+    copied: dict[str, Any] = copy.deepcopy(held, memo)
     names = tuple(sources_of(ssn))
     result: Any = object.__new__(leaf_class(state.original, names) if names else state.original)
     result.__dict__.update(copied)

@@ -14,7 +14,8 @@ import torch
 from torch import fx, nn
 
 from npas.errors import NpasError, TraceError
-from npas.guards import ArgumentGuard, Guard, argument_names, has_hooks
+from npas.guards import ArgumentGuard, Guard, Names, has_hooks
+from npas.watch import Attributes
 
 HOOKS = (
     "_forward_hooks",
@@ -72,6 +73,7 @@ def clone_module(model: nn.Module, tensors: Mapping[int, torch.Tensor]) -> nn.Mo
     """
     memo: dict[int, Any] = {key: value for key, value in tensors.items()}
     for module in model.modules():
+        memo |= loose_tensors(module)
         # A deep copy of a hook that is a bound method would copy the object it reports to.
         held = module.__dict__
         memo |= {id(held[name]): copy.copy(held[name]) for name in HOOKS if name in held}
@@ -82,6 +84,30 @@ def clone_module(model: nn.Module, tensors: Mapping[int, torch.Tensor]) -> nn.Mo
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); npas "
             "never changes the model it is given, so it needs copy.deepcopy(model) to work"
         ) from error
+
+
+def loose_tensors(module: nn.Module) -> dict[int, torch.Tensor]:
+    """Return id -> copy of tensors with a history that a module holds as plain attributes.
+
+    The hooks of the older weight_norm and spectral_norm leave the weight that they made there, and
+    deepcopy refuses it.
+    """
+    held = [v for v in module.__dict__.values() if isinstance(v, torch.Tensor) and not v.is_leaf]
+    return {id(tensor): tensor.detach().clone() for tensor in held}
+
+
+def without_hooks(shadow: nn.Module) -> nn.Module:
+    """Drop the user's call hooks from a copy that is run to look at it.
+
+    Those of torch.nn.utils stay: they make weights.
+    """
+    for module in shadow.modules():
+        for name in HOOKS[:4]:
+            hooks = module.__dict__.get(name) or {}
+            for key, hook in list(hooks.items()):
+                if not type(hook).__module__.startswith("torch.nn.utils"):
+                    del hooks[key]
+    return shadow
 
 
 def shares_tensors(model: nn.Module) -> dict[int, torch.Tensor]:
@@ -109,23 +135,36 @@ def trace(
     Raises:
         TraceError: if the root's own forward defeats fx.
     """
-    shadow = clone_module(model, shares_tensors(model))
-    constants = _constant_arguments(shadow, len(example_inputs), set(example_kwargs or ()))
     opaque: dict[type[nn.Module], str] = {}
-    graphs: dict[bool, fx.Graph] = {}
-    parts: dict[str, Any] = {}
-    leaves: dict[str, str] = {}
-    for training in (True, False):
-        shadow.train(training)
-        graphs[training], kept = _trace_with_retry(shadow, constants, opaque)
-        parts |= _constants(graphs[training], shadow, model)
-        leaves.update(kept)
+    while True:
+        shadow = clone_module(model, shares_tensors(model))
+        constants = _constant_arguments(shadow, len(example_inputs), set(example_kwargs or ()))
+        graphs: dict[bool, fx.Graph] = {}
+        parts: dict[str, Any] = {}
+        leaves: dict[str, str] = {}
+        changed: str | None = None
+        for training in (True, False):
+            attributes = Attributes(shadow.train(training))
+            graphs[training], kept = _trace_with_retry(shadow, constants, opaque)
+            parts |= _constants(graphs[training], shadow, model)
+            leaves.update(kept)
+            changed = changed or attributes.changed(but="_tensor_constant")
+            if changed is not None:
+                break  # the next trace would meet what this one left there
+        if changed is None:
+            break
+        owner = shadow.get_submodule(changed.rpartition(".")[0])
+        if owner is shadow or type(owner) in opaque:
+            raise TraceError(
+                f"{type(model).__name__}.forward assigns {changed}, which a graph of fx would not"
+            )
+        opaque[type(owner)] = f"defeats fx: forward assigns {changed}"
     if str(graphs[True]) == str(graphs[False]):
         graphs[False] = graphs[True]
-    names = argument_names(shadow.forward)
-    defaults = inspect.signature(shadow.forward).parameters
-    needed = frozenset(n for n in names if n not in constants and defaults[n].default is None)
-    guard = ArgumentGuard(names, constants, needed)
+    names, arguments = Names.of(shadow.forward), inspect.signature(shadow.forward).parameters
+    defaulted = {name for name, argument in arguments.items() if argument.default is None}
+    starred = any(argument.kind is argument.VAR_POSITIONAL for argument in arguments.values())
+    guard = ArgumentGuard(names, constants, frozenset(defaulted - constants.keys()), starred)
     return Trace(
         graphs,
         {True: guard, False: guard},

@@ -11,7 +11,7 @@ from torch import fx, nn
 from torch.utils._pytree import tree_map
 
 from npas.errors import NpasError, TraceError
-from npas.passes.trace import Trace, clone_module, first_line
+from npas.passes.trace import Trace, clone_module, first_line, without_hooks
 from npas.structures import flatten
 
 # Operators that are run in another order may round differently; nothing else may differ.
@@ -103,7 +103,7 @@ _Outcome = dict[str, torch.Tensor | None]
 
 def _clone(model: nn.Module, parameters: Mapping[int, nn.Parameter]) -> nn.Module:
     buffers = {id(b): b.detach().clone() for b in model.buffers()}
-    return clone_module(model, {**parameters, **buffers})
+    return without_hooks(clone_module(model, {**parameters, **buffers}))
 
 
 def _graph_call(root: nn.Module, found: Trace, mode: bool) -> Callable[..., Any]:
@@ -125,12 +125,14 @@ def _graph_call(root: nn.Module, found: Trace, mode: bool) -> Callable[..., Any]
 def _run(
     call: Callable[..., Any], root: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> _Outcome:
-    given = tree_map(_copy, (tuple(args), dict(kwargs)))
+    given = _copies((tuple(args), dict(kwargs)))
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)
     with torch.set_grad_enabled(root.training):
-        outputs, _ = flatten(call(*given[0], **given[1]), objects=True)
+        result = call(*given[0], **given[1])
+        result = list(result) if isinstance(result, Iterator) else result
+        outputs, _ = flatten(result, objects=True)
     found: _Outcome = {
         f"output {i}": value for i, value in enumerate(outputs) if isinstance(value, torch.Tensor)
     }
@@ -146,10 +148,18 @@ def _run(
     return found
 
 
-def _copy(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
-    return value.detach().clone().requires_grad_(value.requires_grad)
+def _copies(values: Any) -> Any:
+    """Copy the tensors of inputs; what was one tensor stays one."""
+    made: dict[int, torch.Tensor] = {}
+
+    def copied(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if id(value) not in made:
+            made[id(value)] = value.detach().clone().requires_grad_(value.requires_grad)
+        return made[id(value)]
+
+    return tree_map(copied, values)
 
 
 def _refuse_changes(model: nn.Module, parameters: Mapping[int, nn.Parameter]) -> None:

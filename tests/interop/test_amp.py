@@ -1,22 +1,22 @@
 from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import npas
-from tests.interop.nets import KINDS, WAYS, assert_same, gradients, ids, net
+from tests.interop.nets import EVERY, WAYS, assert_same, gradients, ids, net
 
 pytestmark = pytest.mark.pure
 
 
-def autocast(dtype: torch.dtype) -> AbstractContextManager[None]:
+def autocast(dtype: torch.dtype) -> AbstractContextManager[Any]:
     return torch.autocast("cpu", dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("way", WAYS)
+@EVERY
 def test_outputs_are_those_of_the_materialised_model(
     way: str, kind: str, dtype: torch.dtype
 ) -> None:

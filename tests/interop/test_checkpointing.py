@@ -40,21 +40,24 @@ def x() -> torch.Tensor:
     return made.requires_grad_()
 
 
-def pair(way: str, kind: str, reentrant: bool) -> tuple[Any, Any]:
+def pair(way: str, kind: str, reentrant: bool, **options: Any) -> tuple[Any, Any]:
     """Return the same network with activation checkpointing and without."""
     made = []
     for value in (reentrant, None):
         torch.manual_seed(0)
         model = Checkpointed()
         model.reentrant = value
-        made.append(convert(model, way, (x(),), **KINDS[kind]))
+        made.append(convert(model, way, (x(),), **KINDS[kind], **options))
     return made[0], made[1]
 
 
 @REENTRANT
+@pytest.mark.parametrize("schedule", ["auto", "layer"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_around_blocks_the_gradients_are_the_same(kind: str, reentrant: bool) -> None:
-    found, expected = pair("in place", kind, reentrant)
+def test_around_blocks_the_gradients_are_the_same(
+    kind: str, schedule: str, reentrant: bool
+) -> None:
+    found, expected = pair("in place", kind, reentrant, schedule=schedule)
     for _ in range(2):  # in the second pass it is known which weights are read again
         a, b = x(), x()
         torch.testing.assert_close(found(a), expected(b))
@@ -99,6 +102,17 @@ def test_around_the_compiled_model_for_every_way_to_make_weights(kind: str) -> N
     output = checkpoint(module, ids(), use_reentrant=False)
     assert isinstance(output, torch.Tensor)
     assert_same(gradients(module, output), expected)
+
+
+@pytest.mark.parametrize("schedule", ["auto", "layer"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_around_a_compiled_model_that_reads_weights_twice(kind: str, schedule: str) -> None:
+    found, expected = pair("in place", kind, False, schedule=schedule)
+    found.reentrant = None
+    for _ in range(2):
+        output = checkpoint(found, x(), use_reentrant=False)
+        assert isinstance(output, torch.Tensor)
+        assert_same(gradients(found, output), gradients(expected, expected(x())))
 
 
 @REENTRANT

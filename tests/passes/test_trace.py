@@ -377,7 +377,7 @@ def test_the_model_is_not_changed() -> None:
         assert torch.equal(value, state[name]), name
 
 
-def test_a_counter_that_forward_moves_is_the_shadows_alone() -> None:
+def test_a_counter_that_forward_moves_is_no_part_of_a_graph() -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -390,8 +390,16 @@ def test_a_counter_that_forward_moves_is_the_shadows_alone() -> None:
             return self.fc(x)
 
     model = Counting()
-    trace(model)
+    with pytest.raises(TraceError, match=r"Counting\.forward assigns calls"):
+        trace(model)
     assert model.calls == 0
+    # Below the root, what moves it is called whole.
+    found = trace(nn.Sequential(model, nn.Linear(4, 4)))
+    assert found.leaves == {"0": "defeats fx: forward assigns 0.calls"}
+    assert model.calls == 0
+    ssn = npas.compile(nn.Sequential(model, nn.Linear(4, 4)), 1.0, groups="own")
+    ssn(torch.ones(2, 4))
+    assert ssn.get_submodule("0").calls == 1
 
 
 def test_a_meta_model_gives_the_same_graphs() -> None:
