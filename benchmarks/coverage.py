@@ -41,6 +41,8 @@ from npas.structures import flatten
 KEPT = Path("build/coverage.jsonl")
 PAGE = Path("docs/compatibility.md")
 STEPS = 20
+# AdamW's learning rate; the second where the loss does not fall with the first.
+RATES = (3e-3, 3e-4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +116,20 @@ def measure(subject: Subject) -> Row:
     with _noted(row, "10%"):
         plan, budget = _smallest_plan(model, examples)
         row["budget"] = budget
-        ssn = npas.compile(model, plan=plan, **examples)
-        row["first_loss"], row["last_loss"] = _train(subject, ssn, args, kwargs)
-        row["falls"] = row["last_loss"] < row["first_loss"]
+        for rate in RATES:
+            ssn = npas.compile(model, plan=plan, **examples)
+            row["first_loss"], row["last_loss"] = _train(subject, ssn, args, kwargs, rate)
+            row["falls"], row["rate"] = row["last_loss"] < row["first_loss"], rate
+            if row["falls"]:
+                break
     if subject.generates and "budget" in row:
+        row["generates"] = False
         with _noted(row, "generate"):
             changed = npas.compile_(copy.deepcopy(model), plan=plan)
             row["generates"] = _generates(changed, kwargs)
+            if not row["generates"] and not _generates(copy.deepcopy(model), kwargs):
+                row["generates"] = None
+                row["notes"].append("generate: the original cannot with these inputs either")
     return row
 
 
@@ -167,9 +176,11 @@ def _tracing_s(front_end: str, model: nn.Module, args: Any, kwargs: Any) -> floa
     return time.perf_counter() - start
 
 
-def _train(subject: Subject, ssn: nn.Module, args: Any, kwargs: Any) -> tuple[float, float]:
+def _train(
+    subject: Subject, ssn: nn.Module, args: Any, kwargs: Any, rate: float
+) -> tuple[float, float]:
     torch.manual_seed(0)
-    optimizer = torch.optim.AdamW(npas.param_groups(ssn), lr=3e-3)
+    optimizer = torch.optim.AdamW(npas.param_groups(ssn), lr=rate)
     losses: list[float] = []
     for _ in range(STEPS):
         loss = subject.loss(ssn(*args, **kwargs))
@@ -181,11 +192,14 @@ def _train(subject: Subject, ssn: nn.Module, args: Any, kwargs: Any) -> tuple[fl
 
 
 def _generates(model: Any, kwargs: dict[str, Any]) -> bool:
+    """Generate three tokens, with a cache or, where the model has none, without."""
     given = {n: v for n, v in kwargs.items() if n not in ("labels", "decoder_input_ids")}
-    torch.manual_seed(0)
-    with torch.no_grad():
-        model.eval().generate(**given, max_new_tokens=3, do_sample=False, use_cache=True)
-    return True
+    for use_cache in (True, False):
+        torch.manual_seed(0)
+        with contextlib.suppress(Exception), torch.no_grad():
+            model.eval().generate(**given, max_new_tokens=3, do_sample=False, use_cache=use_cache)
+            return True
+    return False
 
 
 @contextlib.contextmanager
@@ -257,7 +271,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
             "Architectures with their root in a graph (fx or export), compiled at 10% (or at the "
             "smallest usable budget, where the parameters that are kept are more) and at 100%, "
             "equal to the original bit for bit at 100% with own banks, with a loss that falls in "
-            f"{STEPS} steps at 10%, and that generate after compile_ of those that can.",
+            f"{STEPS} steps of AdamW at 10%, and that generate after compile_ of those that can.",
             [
                 Column("family", "family"),
                 Column("architectures", "count"),
@@ -306,14 +320,17 @@ def _yes(value: bool) -> str:
 
 
 def _losses(row: Row) -> str | None:
-    return f"{row['first_loss']:.3f} to {row['last_loss']:.3f}" if "last_loss" in row else None
+    if "last_loss" not in row:
+        return None
+    rate = "" if row.get("rate", RATES[0]) == RATES[0] else f" (rate {row['rate']:g})"
+    return f"{row['first_loss']:.3f} to {row['last_loss']:.3f}{rate}"
 
 
 def _summary(family: str, rows: Sequence[Row]) -> Row:
     fronts = [row.get("front_end") for row in rows]
     roots = sum(front in ("fx", "export") for front in fronts)
     ratios = [row["ratio"] for row in rows if "ratio" in row]
-    can = [row for row in rows if "generates" in row or _failed(row, "generate")]
+    can = [row for row in rows if row.get("generates") is not None]
     return {
         "family": family,
         "count": len(rows),
@@ -328,10 +345,6 @@ def _summary(family: str, rows: Sequence[Row]) -> Row:
         "ratio": statistics.median(ratios) if ratios else None,
         "slow": sum(bool(row.get("slow")) for row in rows),
     }
-
-
-def _failed(row: Row, what: str) -> bool:
-    return any(note.startswith(f"{what}:") for note in row["notes"])
 
 
 def _kept() -> list[Row]:

@@ -5,6 +5,7 @@ import torch
 from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import npas
 from benchmarks.networks import NETWORKS, example_inputs
 from benchmarks.networks.mlp import mlp
 from benchmarks.networks.recurrent import recurrent
@@ -175,3 +176,9 @@ def test_recurrent_with_lstm():
 def test_recurrent_refuses_another_cell():
     with pytest.raises(ValueError, match="gru, lstm"):
         recurrent(cell="rnn")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_npas_sees_all_of_it(name: str) -> None:
+    report = npas.report(npas.compile(on_meta(name), "50%"))
+    assert report.front_end == "fx" and report.visible == 1.0 and not report.leaves
