@@ -27,7 +27,7 @@ from npas.kernels.combine_linear.cost import fusing_pays
 from npas.kernels.combine_linear.op import supported
 from npas.passes.demand import EMBEDDING
 from npas.plan import LayerPlan, Plan
-from npas.recompute import LiveWeights, Recipe, can_recompute, can_sink
+from npas.recompute import LiveWeights, Recipe, can_recompute, can_sink, is_vmapped
 
 # Their operators run in autocast's dtype, so the weight is made in it and not cast again.
 _AUTOCAST_KINDS = frozenset({"linear", "conv", "transposed conv"})
@@ -116,9 +116,8 @@ class Bank(nn.Module):
 
     @property
     def _backend(self) -> str:
-        # Under torch.func the definitions: vmap has rules for them, and they have every derivative.
-        functorch = torch._C._are_functorch_transforms_active()
-        return "reference" if functorch else self._chosen
+        # Our operators have no batching rules; what their definitions are made of has.
+        return "reference" if is_vmapped() else self._chosen
 
     def extra_repr(self) -> str:
         """Return the sizes for ``print``."""

@@ -281,6 +281,15 @@ def _autograd() -> Any:
     return getattr(torch._C, "_autograd")  # noqa: B009 (missing from torch's stubs)
 
 
+def is_vmapped() -> bool:
+    """Tell whether torch.func.vmap runs what runs."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009 (missing from torch's stubs)
+    stack = functorch.get_interpreter_stack() or ()
+    return any(level.key() == functorch.TransformType.Vmap for level in stack)
+
+
 def can_sink() -> bool:
     """Tell whether gradients can be added up in place: eager mode, with grad, no torch.func."""
     return (

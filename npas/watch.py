@@ -1,5 +1,6 @@
 """Watch: what a graph froze of the modules that it runs through without calling them."""
 
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -143,7 +144,16 @@ def _snapshot(module: nn.Module) -> dict[str, Any]:
     return found | sizes
 
 
+def _is_same_item(before: Any, after: Any) -> bool:
+    held = (torch.Tensor, weakref.ReferenceType)
+    return before is after or (isinstance(before, held) and isinstance(after, held))
+
+
 def _is_same(before: Any, after: Any) -> bool:
     if before is after:
         return True
+    if type(before) is type(after) and isinstance(before, list | tuple):
+        # Recurrent layers list their weights, and references to them, anew.
+        pairs = zip(before, after, strict=False)
+        return len(before) == len(after) and all(_is_same_item(*pair) for pair in pairs)
     return isinstance(before, _CONSTANTS) and type(before) is type(after) and before == after

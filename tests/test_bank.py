@@ -270,7 +270,7 @@ def test_a_cached_weight_cannot_be_reached_by_a_later_backward() -> None:
 def test_weights_are_made_in_autocasts_dtype(grad: bool, budget: float) -> None:
     ssn = make(budget).eval()
     bank = bank_of(ssn)
-    seen: list[torch.dtype] = []
+    seen: list[Any] = []
     for path in ("0", "2", "3"):
         ssn.get_submodule(path).register_forward_pre_hook(
             lambda module, _: seen.append(module.weight.dtype)

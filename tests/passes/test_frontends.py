@@ -131,7 +131,7 @@ def test_a_graph_that_computes_something_else_is_not_taken() -> None:
     model = Drawn()
     report = npas.report(npas.compile(model, 0.8, groups="single", example_inputs=(X,)))
     assert report.front_end == "opaque"
-    assert "fx: the graph of fx gives another output 0 in training" in report.tried[0]
+    assert "fx: the graph of fx gives another output 0 in " in report.tried[0]
     for frontend in ("fx", "export"):
         with pytest.raises(TraceError, match=f"graph of {frontend} gives another output"):
             npas.compile(model, 0.8, frontend=frontend, example_inputs=(X,))
