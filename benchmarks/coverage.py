@@ -166,13 +166,14 @@ def _buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _tracing_s(front_end: str, model: nn.Module, args: Any, kwargs: Any) -> float:
-    """Time what the front end itself takes to capture both modes, warm."""
-    run = {"export": lambda: export(model, args, kwargs)}.get(
-        front_end, lambda: trace(model, args, kwargs)
-    )
+    """Time what the front end takes to capture both modes, warm; for opaque, what was tried."""
     start = time.perf_counter()
-    with contextlib.suppress(npas.TraceError):
-        run()
+    if front_end in ("fx", "opaque"):
+        with contextlib.suppress(npas.TraceError):
+            trace(model, args, kwargs)
+    if front_end in ("export", "opaque"):
+        with contextlib.suppress(npas.TraceError):
+            export(model, args, kwargs)
     return time.perf_counter() - start
 
 

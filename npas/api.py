@@ -155,7 +155,7 @@ def compile(
     run = Recorder()
     with steady(model):
         analysis, plan = _plan(run, model, plan, request, inputs, kwargs)
-        traced, tried = run("capture", capture, model, analysis, frontend, inputs, kwargs)
+        traced, tried = run("capture", capture, model, analysis, plan, frontend, inputs, kwargs)
     ssn = assemble(
         run,
         model,

@@ -140,7 +140,7 @@ def _build(
     analysis = analyse(model, int(how["n_inputs"]), keywords)
     given = bool(example_inputs or example_kwargs)
     if front_end == "fx" or (front_end == "export" and given):
-        traced, _ = capture(model, analysis, front_end, example_inputs, example_kwargs)
+        traced, _ = capture(model, analysis, plan, front_end, example_inputs, example_kwargs)
     else:
         traced = opaque(analysis, f"saved from a module whose front end was {front_end}")
     return assemble(

@@ -25,6 +25,7 @@ from npas.passes.trace import (
     shares_tensors,
     without_hooks,
 )
+from npas.passes.verify import copies
 from npas.structures import Structure, flatten, rebuild
 from npas.watch import Attributes
 
@@ -58,7 +59,12 @@ def export(
     try:
         values = _values(model, example_inputs, example_kwargs or {})
         tensors, given = flatten(list(values.values()))
-        captured = {mode: _capture(shadow.train(mode), values, tensors) for mode in (True, False)}
+        try:
+            captured = _capture_modes(shadow, values, tensors)
+        except Assigns:
+            # What the first call alone assigns, such as a table or a flag, is no state.
+            shadow = _called_once(model, example_inputs, example_kwargs or {})
+            captured = _capture_modes(shadow, values, tensors)
     except Exception as error:
         raise TraceError(
             f"torch.export cannot capture {type(model).__name__}.forward ({place(error)}): "
@@ -98,7 +104,7 @@ class _Flat(nn.Module):
         found = self.model(**dict(zip(self.kept.names, values, strict=True)))
         changed = attributes.changed()
         if changed is not None:
-            raise TraceError(f"forward assigns {changed}, which a graph would not")
+            raise Assigns(f"forward assigns {changed}, which a graph would not")
         flat, self.kept.result = flatten(found, objects=True)
         return tuple(flat)
 
@@ -126,6 +132,31 @@ def _values(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
             case _:
                 values[name] = value
     return values
+
+
+class Assigns(TraceError):
+    """A forward that assigns attributes."""
+
+
+def _called_once(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> nn.Module:
+    """Return a copy, of parameters and buffers too, that was called in both modes."""
+    tensors: dict[int, torch.Tensor] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        copied = tensor.detach().clone()
+        kept = isinstance(tensor, nn.Parameter)
+        tensors[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if kept else copied
+    shadow = without_hooks(clone_module(model, tensors))
+    for mode in (True, False):
+        given = copies((tuple(args), dict(kwargs)))
+        with torch.no_grad():
+            shadow.train(mode)(*given[0], **given[1])
+    return shadow
+
+
+def _capture_modes(
+    shadow: nn.Module, values: Mapping[str, Any], tensors: Sequence[torch.Tensor]
+) -> dict[bool, tuple[Any, Structure]]:
+    return {mode: _capture(shadow.train(mode), values, tensors) for mode in (True, False)}
 
 
 def _capture(

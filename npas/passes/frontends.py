@@ -14,6 +14,8 @@ from npas.module import opaque_graph
 from npas.passes.export import export
 from npas.passes.trace import Trace
 from npas.passes.verify import compare
+from npas.passes.visible import visible_share
+from npas.plan import Plan
 
 FRONTENDS = ("auto", "fx", "export", "opaque")
 
@@ -21,6 +23,7 @@ FRONTENDS = ("auto", "fx", "export", "opaque")
 def capture(
     model: nn.Module,
     analysis: Trace,
+    plan: Plan,
     frontend: str,
     example_inputs: Sequence[Any] = (),
     example_kwargs: Mapping[str, Any] | None = None,
@@ -30,7 +33,9 @@ def capture(
     Args:
         model: any module; it is not changed.
         analysis: from `npas.passes.structure.analyse`: fx's graph, or why there is none.
-        frontend: one of `FRONTENDS`; ``"auto"`` takes the first that reproduces the original.
+        plan: whose weights a graph should show.
+        frontend: one of `FRONTENDS`; ``"auto"`` takes the first that shows any weight and gives
+            the original's outputs bit for bit.
         example_inputs: positional inputs of forward.
         example_kwargs: keyword inputs of forward.
 
@@ -45,7 +50,9 @@ def capture(
     for name in ("fx", "export", "opaque") if frontend == "auto" else (frontend,):
         try:
             found = _run(name, model, analysis, example_inputs, example_kwargs)
-            verdict = _check(model, found, example_inputs, example_kwargs)
+            verdict = _check(model, found, example_inputs, example_kwargs, exact=frontend == "auto")
+            if frontend == "auto" and name == "fx" and not visible_share(found, plan):
+                raise TraceError(f"fx sees no weight: {next(iter(found.leaves.items()))}")
         except TraceError as error:
             if frontend != "auto":
                 raise
@@ -89,6 +96,8 @@ def _check(
     found: Trace,
     example_inputs: Sequence[Any],
     example_kwargs: Mapping[str, Any] | None,
+    *,
+    exact: bool,
 ) -> str:
     is_opaque = found.front_end == "opaque"
     inputs = tuple(example_inputs), dict(example_kwargs or {})
@@ -102,4 +111,4 @@ def _check(
         return "taken for its structure alone: no example inputs to compare with"
     if not real:
         return "taken for its structure alone: meta tensors have no values to compare"
-    return compare(model, found, *inputs)
+    return compare(model, found, *inputs, exact=exact)

@@ -352,3 +352,46 @@ def test_conditions_on_sizes_are_checked() -> None:
         y = torch.randn(*shape, 4)
         assert torch.equal(ssn(y), model(y))
     assert sum(npas.report(ssn).fallbacks.values()) == 4
+
+
+def test_what_the_first_call_alone_assigns_is_no_state() -> None:
+    class Lazy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+            self.table: torch.Tensor | None = None
+            self.ready = False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.ready = True
+            if self.table is None or self.table.shape[0] < x.shape[1]:
+                self.table = torch.arange(float(x.shape[1]), device=x.device)[:, None]
+            return self.fc(x + self.table[: x.shape[1]])
+
+    torch.manual_seed(0)
+    model, x = Lazy(), torch.randn(3, 6, 4)
+    ssn = npas.compile(model, 1.0, groups="own", frontend="export", example_inputs=(x,))
+    assert model.table is None and not model.ready
+    for length in (6, 3, 9):
+        y = torch.randn(2, length, 4)
+        assert torch.equal(ssn(y), model(y))
+    # A longer table is made by the original's forward.
+    assert sum(npas.report(ssn).fallbacks.values()) == 1
+
+
+def test_what_every_call_assigns_is_state() -> None:
+    class Counts(nn.Module):
+        calls = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.fc(x)
+
+    model = Counts()
+    with pytest.raises(TraceError, match="forward assigns calls"):
+        export(model, (torch.ones(2, 4),), None)
+    assert model.calls == 0
