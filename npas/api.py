@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping as MappingType, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from npas.errors import NpasError, NpasWarning
 from npas.init import INITS, initialise, with_gains, zero_layers
 from npas.inplace import install, restore, state_in_place
 from npas.kernels.backends import BACKENDS
-from npas.module import Shapeshifter
+from npas.module import reserved_names
 from npas.naming import as_tuple, check_choice, nearest
 from npas.passes.collect import Inventory, collect
 from npas.passes.frontends import FRONTENDS, capture
@@ -24,8 +24,15 @@ from npas.passes.mapping import Groups
 from npas.passes.rewrite import make_banks
 from npas.passes.schedule import SCHEDULES
 from npas.passes.structure import analyse
-from npas.passes.trace import Trace
-from npas.passes.verify import steady
+from npas.passes.trace import (
+    Trace,
+    check_forwards,
+    clone_all,
+    clone_module,
+    shares_tensors,
+    without_hooks,
+)
+from npas.passes.verify import check_generation, steady
 from npas.pipeline import Recorder, assemble, check_backend
 from npas.plan import Plan
 from npas.planning import PlanRequest, check_fits, make_plan
@@ -35,6 +42,7 @@ _REQUEST = frozenset(field.name for field in fields(PlanRequest)) - {"budget", "
 _EXAMPLES = frozenset({"example_inputs", "example_kwargs"})
 
 
+@torch.inference_mode(False)
 def plan(
     model: nn.Module,
     budget: str | int | float,
@@ -91,6 +99,7 @@ def plan(
     run = Recorder()
     request.check()
     _check_model(model)
+    _check_keywords(example_kwargs)
     inputs = as_tuple(example_inputs)
     with steady(model):
         analysis = run("analyse", analyse, model, len(inputs), tuple(example_kwargs or ()))
@@ -98,6 +107,7 @@ def plan(
         return run("plan", make_plan, model, analysis, inventory, request)
 
 
+@torch.inference_mode(False)
 def compile(
     model: nn.Module,
     budget: str | int | float | None = None,
@@ -110,7 +120,7 @@ def compile(
     recompute: bool | str = "auto",
     calibrate: Any = None,
     **plan_arguments: Any,
-) -> Shapeshifter:
+) -> Any:
     """Return a module that computes the same architecture with the budget's parameters.
 
     Args:
@@ -148,6 +158,22 @@ def compile(
     check_choice("frontend", frontend, FRONTENDS)
     how = _How(init, backend, schedule, recompute)
     request = _check(model, budget, plan, plan_arguments, how)
+    check_forwards(model)
+    taken = reserved_names(model)
+    if taken and frontend in ("auto", "opaque"):
+        # What fx calls its own the model has too, so that no graph module can be made of it.
+        options = {"plan": plan, "calibrate": calibrate, **asdict(how), **plan_arguments}
+        made = compile_(clone_all(model), budget, **options)
+        state = state_of(made)
+        assert state is not None
+        note = f"there is no graph: the model has {', '.join(taken)}, as a GraphModule has"
+        state.report = replace(state.report, notes=(*state.report.notes, note))
+        return made
+    if taken:
+        raise NpasError(
+            f"the model has {', '.join(taken)}, as a GraphModule has; rename what it has, or use "
+            "frontend='opaque' or npas.compile_"
+        )
     inputs = as_tuple(plan_arguments.get("example_inputs", ()))
     kwargs = plan_arguments.get("example_kwargs")
     weights = dict(model.named_parameters())
@@ -167,6 +193,8 @@ def compile(
         backend=backend,
     )
     starts = run("initialise", initialise, plan, banks_of(ssn), weights, init)
+    if traced.front_end == "opaque":
+        run("check", check_generation, ssn, inputs, kwargs)
     notes: tuple[str, ...] = ()
     if calibrate is not None:
         measured = _measure(run, model, analysis, plan, calibrate)
@@ -178,6 +206,7 @@ def compile(
     return ssn
 
 
+@torch.inference_mode(False)
 def compile_(
     model: M,
     budget: str | int | float | None = None,
@@ -232,6 +261,11 @@ def compile_(
     measured = None if calibrate is None else _measure(run, model, analysis, plan, calibrate)
     install(model, banks, state_in_place(model, plan, banks, schedule, bool(recompute)))
     notes: tuple[str, ...] = ()
+    try:
+        run("check", check_generation, model, inputs, kwargs)
+    except BaseException:
+        restore(model, originals)
+        raise
     if measured is not None:
         try:
             skipped = _correct(run, model, plan, measured, calibrate)
@@ -252,7 +286,8 @@ def _measure(
     graph = run("calibration graph", calibration_trace, model, analysis, plan, batch)
     if graph is not None:
         return graph, run("measure", measure_graph, model, graph, batch)
-    return None, run("measure", measure, model, plan, batch)
+    shadow = without_hooks(clone_module(model, shares_tensors(model)))
+    return None, run("measure", measure, shadow, plan, batch)
 
 
 def _correct(
@@ -308,6 +343,7 @@ def _check(
     check_choice("init", how.init, INITS)
     check_choice("schedule", how.schedule, SCHEDULES)
     request = _request(budget, plan, arguments)
+    _check_keywords(arguments.get("example_kwargs"))
     _check_model(model)
     check_backend(model, how.backend)
     if plan is not None:
@@ -376,9 +412,21 @@ def _with_scales(
     return replace(request, zero=frozenset(zero_layers(names, weights)))
 
 
+def _check_keywords(kwargs: object) -> None:
+    if kwargs is not None and not (
+        isinstance(kwargs, MappingType) and all(isinstance(name, str) for name in kwargs)
+    ):
+        found = type(kwargs).__name__
+        raise NpasError(f"example_kwargs must be a dict of keyword inputs, found a {found}")
+
+
 def _check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise NpasError(f"the model is a {type(model).__name__}, not an nn.Module")
+    if "_orig_mod" in model._modules:
+        raise NpasError(
+            "the model is torch.compile's; compile the original with npas and then with torch"
+        )
     if any(isinstance(module, Bank | Compiled) for module in model.modules()):
         raise NpasError(
             f"{type(model).__name__} is compiled by npas already; call npas.materialize on it "

@@ -99,21 +99,43 @@ def correct_graph(
         The layers that were left alone: those whose weight no operation reads alone (recurrent
         layers, modules that are called whole).
     """
-    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    before = copies_of_buffers(module)
     generated = {
         f"{path}.{name}" if path else name: source.layer
         for path, owner in module.named_modules(remove_duplicate=False)
         for name, source in sources_of(owner).items()
     }
     graph = rewrite_graph(trace.graphs[module.training], plan, generated, frozenset())
-    with _fixed_randomness(module):
-        correct = _Correct(module, graph, trace.parts, spreads)
-        _run(correct, trace.guards[module.training], module, batch)
-    for name, buffer in module.named_buffers():
-        if not name.startswith("npas."):
-            buffer.copy_(before[name])
+    try:
+        with _fixed_randomness(module):
+            correct = _Correct(module, graph, trace.parts, spreads)
+            _run(correct, trace.guards[module.training], module, batch)
+    finally:
+        restore_buffers(module, before)
     normalise_gains(banks_of(module).values())
     return tuple(layer for layer in dict.fromkeys(generated.values()) if layer not in correct.done)
+
+
+_Buffers = list[tuple[nn.Module, dict[str, tuple[torch.Tensor, torch.Tensor]]]]
+
+
+def copies_of_buffers(module: nn.Module) -> _Buffers:
+    """Return the buffers of every module below, and copies of them; banks excepted."""
+    return [
+        (m, {n: (b, b.clone()) for n, b in m._buffers.items() if b is not None})
+        for m in module.modules()
+        if not isinstance(m, Bank)
+    ]
+
+
+def restore_buffers(module: nn.Module, before: _Buffers) -> None:
+    """Put buffers back: those that were written to, replaced or added."""
+    for owner, buffers in before:
+        for name in [n for n, b in owner._buffers.items() if b is not None and n not in buffers]:
+            del owner._buffers[name]
+        for name, (buffer, copied) in buffers.items():
+            buffer.copy_(copied)
+            owner._buffers[name] = buffer
 
 
 @contextmanager

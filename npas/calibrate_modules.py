@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from npas.bank import Bank, banks_of
-from npas.calibrate import ROUNDS, forward_inputs, is_float, normalise_gains
+from npas.calibrate import (
+    ROUNDS,
+    copies_of_buffers,
+    forward_inputs,
+    is_float,
+    normalise_gains,
+    restore_buffers,
+)
 from npas.errors import NpasError
 from npas.leaf import sources_of
 from npas.passes.trace import first_line
@@ -91,7 +98,7 @@ def correct(model: nn.Module, spreads: Mapping[str, float], batch: Any) -> tuple
 
 def _run_with(model: nn.Module, hooks: Mapping[str, _Hook], batch: Any) -> None:
     args, kwargs = forward_inputs(batch)
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    before = copies_of_buffers(model)
     handles = [
         model.get_submodule(path).register_forward_hook(hook, with_kwargs=True)
         for path, hook in hooks.items()
@@ -108,6 +115,4 @@ def _run_with(model: nn.Module, hooks: Mapping[str, _Hook], batch: Any) -> None:
     finally:
         for handle in handles:
             handle.remove()
-        for name, buffer in model.named_buffers():
-            if not name.startswith("npas."):
-                buffer.copy_(before[name])
+        restore_buffers(model, before)

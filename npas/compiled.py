@@ -1,6 +1,5 @@
 """What every compiled module is: the original's class, with the scope of a forward pass."""
 
-import functools
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -63,11 +62,27 @@ class Compiled(nn.Module):
         with forward_scope(self._npas):
             return super().__call__(*args, **kwargs)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Make a class without telling the original, which may keep a list of its subclasses."""
+
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
-        """Return the children; a forward that runs through them does not meet the banks."""
-        state: State | None = self.__dict__.get("_npas")
-        inside = state is not None and (torch.compiler.is_compiling() or state.live.in_forward())
-        return (pair for pair in super().named_children() if not (inside and pair[0] == "npas"))
+        """Return the original's children: what runs through them does not meet the banks."""
+        return (pair for pair in super().named_children() if pair[0] != "npas")
+
+    def train(self, mode: bool = True) -> "Compiled":
+        """Set the mode, of the banks too."""
+        super().train(mode)
+        held = self._modules.get("npas")
+        if held is not None:
+            held.train(mode)
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        held = self._modules.get("npas")
+        if recurse and held is not None:
+            held._apply(fn)
+        return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle and copy as (class of the original, state): the class is made again."""
@@ -76,7 +91,7 @@ class Compiled(nn.Module):
 
 
 class _Steps(nn.Module):
-    """Stands in front of nn.Sequential, whose steps the banks are not."""
+    """Stands in front of nn.Sequential and nn.ModuleList, whose items the banks are not."""
 
     def __iter__(self) -> Iterator[nn.Module]:
         return (module for name, module in self._modules.items() if name != "npas")  # type: ignore
@@ -92,6 +107,25 @@ class _Steps(nn.Module):
         return plain[index]
 
 
+class _Entries(nn.Module):
+    """Stands in front of nn.ModuleDict, whose entries the banks are not."""
+
+    def keys(self) -> Any:
+        return {name: None for name in self._modules if name != "npas"}.keys()
+
+    def items(self) -> Any:
+        return {name: module for name, module in self._modules.items() if name != "npas"}.items()
+
+    def values(self) -> Any:
+        return [module for name, module in self._modules.items() if name != "npas"]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+
 @contextmanager
 def forward_scope(state: State) -> Iterator[None]:
     """Let what runs inside be one forward pass: banks take part once, recipes are saved."""
@@ -103,18 +137,27 @@ def forward_scope(state: State) -> Iterator[None]:
             yield
 
 
-@functools.lru_cache(maxsize=64)
 def compiled_class(original: type[nn.Module]) -> type[nn.Module]:
     """Return a subclass of the same name whose calls are forward passes."""
     return subclass(original, Compiled)
 
 
-def subclass(original: type[nn.Module], *mixins: type, **members: Any) -> Any:
-    """Return a subclass of ``(*mixins, original)`` that goes by the original's name."""
+def subclass(original: type[nn.Module], mixin: type, **members: Any) -> Any:
+    """Return a subclass of ``(mixin, original)`` that goes by the original's name.
+
+    There is one for each original as long as anything uses it; Python lists a class's subclasses.
+    """
+    for made in original.__subclasses__():
+        if made.__bases__[0] is mixin and made.__qualname__ == original.__qualname__:
+            return made
     names = {"__module__": original.__module__, "__qualname__": original.__qualname__}
     space = {"__doc__": original.__doc__, **names, **members}
-    steps = (_Steps,) if issubclass(original, nn.Sequential) else ()
-    bases = (*mixins, *steps, original)
+    items: tuple[type, ...] = ()
+    if issubclass(original, nn.Sequential | nn.ModuleList):
+        items = (_Steps,)
+    elif issubclass(original, nn.ModuleDict):
+        items = (_Entries,)
+    bases = (mixin, *items, original)
     return types.new_class(original.__name__, bases, exec_body=lambda made: made.update(space))
 
 

@@ -5,12 +5,13 @@ import inspect
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
 
+from npas.errors import NpasError
 from npas.structures import Structure, flatten, rebuild
 
 _CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -79,7 +80,8 @@ class Names:
     def of(cls, forward: Callable[..., Any], *more: str) -> "Names":
         """Return those of a forward, and more that it takes by ``**``."""
         parameters = inspect.signature(forward).parameters.values()
-        positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        positional = [p.name for p in parameters if p.kind in by_position]
         named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         return cls(tuple(dict.fromkeys((*positional, *named, *more))), len(positional))
 
@@ -102,6 +104,8 @@ class ArgumentGuard:
         constants: argument -> the value it was traced with.
         needed: arguments that are None by default and were traced with another value.
         starred: whether forward takes ``*args``.
+        kinds: argument -> type of its example, where there is one.
+        same: of the tensors among the examples by name, those that are one tensor.
     """
 
     compiles: ClassVar[bool] = True
@@ -109,6 +113,17 @@ class ArgumentGuard:
     constants: Mapping[str, Any]
     needed: frozenset[str] = frozenset()
     starred: bool = False
+    kinds: Mapping[str, type] = field(default_factory=dict)
+    same: tuple[int, ...] | None = None
+
+    def for_examples(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "ArgumentGuard":
+        """Return a guard that keeps the types of the examples, and which of them are one."""
+        given = dict(zip(self.names.every, args, strict=False)) | dict(kwargs)
+        tensors = [value for value in given.values() if isinstance(value, torch.Tensor)]
+        kinds = {
+            n: torch.Tensor if isinstance(v, torch.Tensor) else type(v) for n, v in given.items()
+        }
+        return replace(self, kinds=kinds, same=first_same(tensors) if tensors else None)
 
     def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
         """Check constants, and that nothing else is None."""
@@ -124,6 +139,11 @@ class ArgumentGuard:
                     raise Refused(f"argument {name} was traced as {self.constants[name]!r}")
             elif value is None:
                 raise Refused(f"argument {name} is None")
+            elif name in self.kinds and not isinstance(value, self.kinds[name]):
+                raise Refused(f"argument {name} is of another type than the example")
+        tensors = [value for value in given.values() if isinstance(value, torch.Tensor)]
+        if len(tensors) > 1 and first_same(tensors) != (self.same or tuple(range(len(tensors)))):
+            raise Refused("other arguments are one tensor")
         return args, kwargs
 
     def outputs(self, result: Any) -> Any:
@@ -141,7 +161,7 @@ class ExampleGuard:
         defaults: argument -> default, for arguments that may be left out.
         structure: of the given arguments' values.
         shapes: of each input; a text is a size that may vary, equal texts are equal sizes.
-        places: dtype and kind of device of each input.
+        places: `place_of` each input.
         ranges: text of ``shapes`` -> smallest and largest size.
         conditions: what else torch.export assumed, as Python over ``sizes[input][dimension]``.
 
@@ -155,7 +175,7 @@ class ExampleGuard:
     defaults: Mapping[str, Any]
     structure: Structure
     shapes: tuple[tuple[int | str, ...], ...]
-    places: tuple[tuple[torch.dtype, str], ...]
+    places: tuple["Place", ...]
     ranges: Mapping[str, tuple[int, int]]
     conditions: str
     result: Structure
@@ -170,7 +190,10 @@ class ExampleGuard:
         missing = [name for name in self.given if name not in values]
         if missing:
             raise Refused(f"argument {missing[0]} was not given")
-        tensors, structure = flatten([values[name] for name in self.given])
+        try:
+            tensors, structure = flatten([values[name] for name in self.given])
+        except NpasError as error:
+            raise Refused(str(error)) from error
         if structure != self.structure:
             raise Refused("arguments of another structure or with other constants")
         self._check_tensors(tensors)
@@ -183,8 +206,8 @@ class ExampleGuard:
     def _check_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
         found: dict[str, int] = {}
         for tensor, shape, place in zip(tensors, self.shapes, self.places, strict=True):
-            if (tensor.dtype, tensor.device.type) != place or tensor.dim() != len(shape):
-                raise Refused("a tensor of another dtype, device or number of dimensions")
+            if place_of(tensor) != place or tensor.dim() != len(shape):
+                raise Refused("a tensor of another dtype, device, layout or number of dimensions")
             for size, expected in zip(tensor.shape, shape, strict=True):
                 if isinstance(expected, str):
                     if found.setdefault(expected, size) != size:
@@ -200,6 +223,16 @@ class ExampleGuard:
     def outputs(self, result: Any) -> Any:
         """Put the tensors into the structure that forward returned."""
         return rebuild(list(result), self.result)
+
+
+# dtype, kind of device, layout, whether it is contiguous, whether it has a gradient.
+Place = tuple[torch.dtype, str, torch.layout, bool, bool]
+
+
+def place_of(tensor: torch.Tensor) -> Place:
+    """Return what a forward may ask a tensor for, besides sizes."""
+    dense = tensor.layout == torch.strided and tensor.is_contiguous()
+    return tensor.dtype, tensor.device.type, tensor.layout, dense, tensor.requires_grad
 
 
 def first_same(tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:

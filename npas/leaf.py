@@ -15,7 +15,7 @@ from npas.guards import has_hooks
 from npas.recompute import LiveWeights
 
 SOURCES = "_npas_sources"
-_ORDER = "_npas_order"
+ORDER = "_npas_order"
 # Attributes of torch.nn's modules that say how large their weight is.
 _SIZES = frozenset({"num_embeddings", "embedding_dim", "in_features", "out_features"})
 _SIZES |= {"in_channels", "out_channels", "input_size", "hidden_size"}
@@ -105,6 +105,9 @@ class Leaf(nn.Module):
     npas_original: type[nn.Module]
     npas_functional: Callable[..., Any] | None
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Make a class without telling the original, which may keep a list of its subclasses."""
+
     def __call__(
         self, *args: Any, generated: dict[str, torch.Tensor | Deferred] | None = None, **kwargs: Any
     ) -> Any:
@@ -151,7 +154,7 @@ def sources_of(module: nn.Module) -> dict[str, Source]:
 
 def parameter_order(module: nn.Module) -> tuple[str, ...]:
     """Return the names of a module's parameters as it defined them, generated ones in place."""
-    return module.__dict__.get(_ORDER, tuple(module._parameters))
+    return module.__dict__.get(ORDER, tuple(module._parameters))
 
 
 def take_over(module: nn.Module, sources: Mapping[str, Source]) -> None:
@@ -161,7 +164,7 @@ def take_over(module: nn.Module, sources: Mapping[str, Source]) -> None:
         module: any module; its parameters of these names are dropped.
         sources: name within the module -> source.
     """
-    module.__dict__.setdefault(_ORDER, tuple(module._parameters))
+    module.__dict__.setdefault(ORDER, tuple(module._parameters))
     for name in sources:
         del module._parameters[name]
     module.__dict__[SOURCES] = {**sources_of(module), **sources}
@@ -179,7 +182,7 @@ def give_back(module: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
     listed = _LISTED in vars(type(module))
     module.__class__ = type(module).npas_original  # pyright: ignore
     del module.__dict__[SOURCES]
-    order = module.__dict__.pop(_ORDER)
+    order = module.__dict__.pop(ORDER)
     if listed:
         module.__dict__[_LISTED] = [None] * len(module._flat_weights_names)  # pyright: ignore
     for name, weight in weights.items():
@@ -193,9 +196,14 @@ def give_back(module: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
             setattr(module, name, getattr(module, name))
 
 
-@functools.lru_cache(maxsize=1024)
 def leaf_class(original: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
-    """Return a subclass, of the same name, whose weights of these names are generated."""
+    """Return a subclass, of the same name, whose weights of these names are generated.
+
+    There is one for each as long as anything uses it; Python lists a class's subclasses.
+    """
+    for known in original.__subclasses__():
+        if known.__dict__.get("npas_names") == names:
+            return known
     members: dict[str, Any] = {name: _property(name) for name in names}
     if issubclass(original, nn.RNNBase):
         members[_LISTED] = property(_list_weights, lambda module, weights: None)
@@ -204,7 +212,7 @@ def leaf_class(original: type[nn.Module], names: tuple[str, ...]) -> type[nn.Mod
     rows = original is nn.Embedding and "weight" in names
     members["npas_functional"] = functional and staticmethod(functional)
     members["forward"] = _forward(original, functional, rows)
-    members |= {"npas_original": original, "__doc__": original.__doc__}
+    members |= {"npas_names": names, "npas_original": original, "__doc__": original.__doc__}
     members |= {"__module__": original.__module__, "__qualname__": original.__qualname__}
     return types.new_class(
         original.__name__, (Leaf, original), exec_body=lambda space: space.update(members)
@@ -213,7 +221,11 @@ def leaf_class(original: type[nn.Module], names: tuple[str, ...]) -> type[nn.Mod
 
 def _property(name: str) -> property:
     def read(module: nn.Module) -> torch.Tensor:
-        return module.__dict__[SOURCES][name].make()
+        sources = sources_of(module)
+        # Without sources it is one that ``type(module)(...)`` made, a plain one.
+        if name not in sources:
+            raise AttributeError(name)
+        return sources[name].make()
 
     return property(read)
 
@@ -227,6 +239,8 @@ def _forward(
 ) -> Callable[..., Any]:
     @functools.wraps(original.forward)
     def forward(self: Any, *args: Any, generated: Any = None, **kwargs: Any) -> Any:
+        if SOURCES not in self.__dict__:
+            return original.forward(self, *args, **kwargs)
         if functional is not None:
             weight = generated["weight"] if generated else self.__dict__[SOURCES]["weight"].defer()
             return functional(self, weight, *args, **kwargs)

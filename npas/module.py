@@ -14,11 +14,16 @@ from npas.compiled import Compiled, State, subclass
 from npas.errors import NpasError
 from npas.graph_pickle import dump, load
 from npas.guards import Guard, Never, Refused
-from npas.leaf import leaf_class, sources_of
+from npas.leaf import ORDER, SOURCES, leaf_class, sources_of
 from npas.watch import Watch
 
 # What belongs to a graph, and is made again with it.
 _OF_GRAPH = ("_graph", "_graphs", "_code", "_runs")
+_OF_NPAS = ("_fx_own", "_npas", "_guards", "_watch")
+# Attributes of a Shapeshifter that a model may not have for its own.
+RESERVED = frozenset(dir(fx.GraphModule)) - frozenset(dir(nn.Module))
+RESERVED |= {*_OF_GRAPH, *_OF_NPAS, "graph", "code", "run_graph", "run_original"}
+RESERVED |= {"original_attributes"}
 
 
 class Shapeshifter(Compiled, fx.GraphModule):
@@ -59,7 +64,8 @@ class Shapeshifter(Compiled, fx.GraphModule):
         self.__dict__.update(root.__dict__)
         self._npas = state
         self._guards = dict(guards)
-        self._watch = Watch(self, watched, but=(*_OF_GRAPH, *self._fx_own))
+        own = (*_OF_GRAPH, *self._fx_own, *_OF_NPAS, SOURCES, ORDER)
+        self._watch = Watch(self, watched, but=own)
         self._adopt(graphs)
 
     @property
@@ -100,6 +106,12 @@ class Shapeshifter(Compiled, fx.GraphModule):
         """Run the graph of the current mode, without asking its guard."""
         return self._runs[self.training](self, *args, **kwargs)
 
+    def __copy__(self) -> "Shapeshifter":
+        """Return a module that shares everything with this one."""
+        result = _empty(self._npas.original, tuple(sources_of(self)))
+        result.__dict__.update(self.__dict__)
+        return result
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Shapeshifter":
         """Copy everything; fx's own copy keeps only what the current graph uses."""
         result = _empty(self._npas.original, tuple(sources_of(self)))
@@ -129,7 +141,7 @@ class Shapeshifter(Compiled, fx.GraphModule):
 
     def original_attributes(self) -> dict[str, Any]:
         """Return what the original would hold: everything that is not fx's or npas's own."""
-        hidden = {*self._fx_own, *_OF_GRAPH, "_fx_own", "_npas", "_guards", "_watch"}
+        hidden = {*self._fx_own, *_OF_GRAPH, *_OF_NPAS}
         return {name: value for name, value in self.__dict__.items() if name not in hidden}
 
     def _adopt(self, graphs: Mapping[bool, fx.Graph]) -> None:
@@ -180,7 +192,6 @@ def _exported_call(module: Shapeshifter) -> fx.Graph:
     return graph
 
 
-@functools.lru_cache(maxsize=64)
 def _shapeshifter_class(base: type[nn.Module]) -> type[Shapeshifter]:
     original = getattr(base, "npas_original", base)
 
@@ -235,3 +246,12 @@ def _rebuild(
             node.name = name
     result._adopt({mode: carrier.graph for mode, carrier in carriers.items()})
     return result
+
+
+def reserved_names(model: nn.Module) -> list[str]:
+    """Return what a model has and a graph module has for its own, such as ``graph`` or ``code``."""
+    if isinstance(model, fx.GraphModule):
+        return []
+    held = (model.__dict__, model._parameters, model._buffers, model._modules)
+    names = set(dir(type(model))).union(*held)
+    return sorted(names & RESERVED)

@@ -106,7 +106,7 @@ class LiveWeights:
 
     def __init__(self) -> None:
         """Start with none."""
-        self._recipes: dict[int, tuple[weakref.ref[torch.Tensor], Recipe]] = {}
+        self._recipes: dict[int, tuple[weakref.ref[torch.Tensor], int, Recipe]] = {}
         self._pass = _Pass()
         self._reused: set[str] = set()
 
@@ -132,10 +132,6 @@ class LiveWeights:
         Activation checkpointing compares what is saved, so that nothing may come from outside.
         """
         return _pack_hook() is not self._pass.hooks
-
-    def in_forward(self) -> bool:
-        """Tell whether this thread runs a forward pass."""
-        return self._pass.banks is not None
 
     @contextlib.contextmanager
     def given(self, weights: dict[str, torch.Tensor]) -> Iterator[None]:
@@ -208,12 +204,17 @@ class LiveWeights:
         A storage address can be used again once the weight is gone, so the entry goes with it.
         """
         key = weight.untyped_storage()._cdata
-        self._recipes[key] = (weakref.ref(weight, lambda _: self._recipes.pop(key, None)), recipe)
+        gone = weakref.ref(weight, lambda _: self._recipes.pop(key, None))
+        self._recipes[key] = (gone, weight._version, recipe)
 
     def find(self, tensor: torch.Tensor) -> Recipe | None:
         """Return the recipe of the weight that a tensor is a view of, if it is one."""
+        if tensor.layout != torch.strided:
+            return None  # a sparse tensor has no storage of its own
         found = self._recipes.get(tensor.untyped_storage()._cdata)
-        return found[1] if found is not None and found[0]() is not None else None
+        if found is None or found[0]() is None or tensor._version != found[1]:
+            return None  # changed in place, a weight is not what its recipe makes
+        return found[2]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,13 @@
 """Watch: what a graph froze of the modules that it runs through without calling them."""
 
+import operator
+import random
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,9 +23,12 @@ class _Kept:
     """What one module, or an object that modules hold (a configuration), was like."""
 
     holder: Any
+    kind: str
     names: tuple[str, ...]
     values: tuple[Any, ...]
+    inside: tuple[tuple[str, tuple[Any, ...]], ...]
     children: tuple[nn.Module | None, ...] | None
+    absent: frozenset[str]
 
 
 class Watch:
@@ -43,11 +49,9 @@ class Watch:
         self._kept: list[_Kept] = []
         seen: set[int] = set()
         for module in (root, *self._modules):
-            self._keep(module, tuple(module._modules.values()))
-            for held in module.__dict__.values():
-                if id(held) not in seen and _is_settings(held):
-                    seen.add(id(held))
-                    self._keep(held, None)
+            self._keep(module)
+            for name in self._names(module.__dict__):
+                self._keep_settings(module.__dict__[name], seen, 3)
         self._ties = _ties(root)
 
     def check(self, training: bool) -> None:
@@ -69,33 +73,75 @@ class Watch:
             ):
                 raise Refused("a submodule that the graph runs through has hooks")
         for kept in self._kept:
-            held = kept.holder.__dict__
-            if tuple(map(held.get, kept.names)) != kept.values:
-                name = next(
-                    n for n, v in zip(kept.names, kept.values, strict=True) if held.get(n) != v
-                )
-                raise Refused(f"{type(kept.holder).__name__}.{name} was changed")
-            if kept.children is not None and tuple(held["_modules"].values()) != kept.children:
-                raise Refused(f"a part of {type(kept.holder).__name__} was replaced")
+            self._compare(kept)
         for tie in self._ties:
             (first, name), *others = tie
             shared = first._parameters.get(name)
             if any(module._parameters.get(other) is not shared for module, other in others):
                 raise Refused("parameters that were tied are not any more")
 
-    def _keep(self, holder: Any, children: tuple[nn.Module | None, ...] | None) -> None:
-        found = {
-            name: value
-            for name, value in holder.__dict__.items()
-            if isinstance(value, _CONSTANTS) and name not in self._but
-        }
-        self._kept.append(_Kept(holder, tuple(found), tuple(found.values()), children))
+    def _compare(self, kept: _Kept) -> None:
+        held = kept.holder.__dict__
+        what = type(kept.holder).__name__
+        if _kind(kept.holder) != kept.kind or tuple(self._names(held)) != kept.names:
+            raise Refused(f"{what} has other attributes")
+        values = [held[name] for name in kept.names]
+        if not all(map(operator.is_, values, kept.values)):
+            for name, value, before in zip(kept.names, values, kept.values, strict=True):
+                if not _is_same(before, value):
+                    raise Refused(f"{what}.{name} was changed")
+        for name, items in kept.inside:
+            now = _items(held[name])
+            if len(now) != len(items) or not all(map(_is_same, items, now)):
+                raise Refused(f"{what}.{name} was changed")
+        if kept.children is not None:
+            if tuple(held["_modules"].values()) != kept.children:
+                raise Refused(f"a part of {what} was replaced")
+            if _absent(kept.holder) != kept.absent:
+                raise Refused(f"a parameter or buffer of {what} came or went")
+
+    def _names(self, held: Mapping[str, Any]) -> list[str]:
+        return [name for name in held if name not in self._but]
+
+    def _keep(self, holder: Any) -> None:
+        names = tuple(self._names(holder.__dict__))
+        values = tuple(holder.__dict__[name] for name in names)
+        inside = tuple(
+            (name, _items(value))
+            for name, value in zip(names, values, strict=True)
+            if isinstance(value, list | dict | set)
+        )
+        module = isinstance(holder, nn.Module)
+        children = tuple(holder._modules.values()) if module else None
+        absent = _absent(holder) if module else frozenset()
+        self._kept.append(_Kept(holder, _kind(holder), names, values, inside, children, absent))
+
+    def _keep_settings(self, value: Any, seen: set[int], depth: int) -> None:
+        """Keep objects that only hold values, such as a configuration, and what they hold."""
+        settings = hasattr(value, "__dict__") and not (
+            callable(value) or isinstance(value, torch.Tensor | nn.Module | type | Mapping)
+        )
+        if settings and depth and id(value) not in seen:
+            seen.add(id(value))
+            self._keep(value)
+            for held in value.__dict__.values():
+                self._keep_settings(held, seen, depth - 1)
 
 
-def _is_settings(value: Any) -> bool:
-    return hasattr(value, "__dict__") and not (
-        callable(value) or isinstance(value, torch.Tensor | nn.Module | type | Mapping)
-    )
+def _kind(holder: Any) -> str:
+    # By name: the classes that npas makes do not pickle.
+    return f"{type(holder).__module__}.{type(holder).__qualname__}"
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, dict):
+        return (*value.keys(), *value.values())
+    return tuple(value)
+
+
+def _absent(module: nn.Module) -> frozenset[str]:
+    held = (*module._parameters.items(), *module._buffers.items())
+    return frozenset(name for name, tensor in held if tensor is None)
 
 
 def _ties(root: nn.Module) -> list[list[tuple[nn.Module, str]]]:
@@ -105,6 +151,25 @@ def _ties(root: nn.Module) -> list[list[tuple[nn.Module, str]]]:
             if parameter is not None:
                 holders.setdefault(id(parameter), {})[id(module), name] = (module, name)
     return [list(found.values()) for found in holders.values() if len(found) > 1]
+
+
+class Draws:
+    """Tells whether anything drew random numbers, which a captured graph would repeat for ever."""
+
+    def __init__(self, *, of_torch: bool = True) -> None:
+        """Note the state of every generator; torch's too where a graph would not draw again."""
+        self._of_torch = of_torch
+        self._before = self._states()
+
+    def any(self) -> bool:
+        """Return whether a generator has moved."""
+        return self._before != self._states()
+
+    def _states(self) -> tuple[Any, ...]:
+        numpy: Any = np.random.get_state()
+        place = numpy[1].tobytes(), numpy[2]
+        own = torch.get_rng_state().numpy().tobytes() if self._of_torch else b""
+        return random.getstate(), place, own
 
 
 class Attributes:

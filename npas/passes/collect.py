@@ -167,7 +167,7 @@ def collect(
         # Without fx's graph only a run tells what forward does not read.
         unread = trace.front_end == "structure" and use is not None and not use.reads
         n_uses = 0 if unread else uses[name]
-        reason = _reason_to_keep(name, parameter, kind, n_uses)
+        reason = _reason_to_keep(name, parameter, kind, n_uses, owners[name])
         if reason is not None:
             fixed.append(Fixed(name, parameter.numel(), parameter.requires_grad, reason))
             continue
@@ -284,9 +284,13 @@ def _consumers(node: fx.Node) -> Iterable[str]:
             yield label
 
 
-def _reason_to_keep(name: str, parameter: nn.Parameter, kind: str, n_uses: int) -> str | None:
+def _reason_to_keep(
+    name: str, parameter: nn.Parameter, kind: str, n_uses: int, owner: nn.Module
+) -> str | None:
     if not parameter.requires_grad:
         return "frozen"
+    if isinstance(owner, torch.jit.ScriptModule):
+        return "held by a scripted module"
     if type(parameter.data) is not torch.Tensor:
         return f"a {type(parameter.data).__name__} (quantised or packed), not a plain tensor"
     if parameter.layout != torch.strided:

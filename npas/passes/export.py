@@ -14,11 +14,12 @@ import torch
 from torch import fx, nn
 
 from npas.errors import TraceError
-from npas.guards import ExampleGuard, Names, first_same, has_hooks
+from npas.guards import ExampleGuard, Names, first_same, has_hooks, place_of
 from npas.naming import identifier
 from npas.passes.trace import (
     PARTS,
     Trace,
+    clone_all,
     clone_module,
     first_line,
     place,
@@ -27,7 +28,7 @@ from npas.passes.trace import (
 )
 from npas.passes.verify import copies
 from npas.structures import Structure, flatten, rebuild
-from npas.watch import Attributes
+from npas.watch import Attributes, Draws
 
 _ROOT = "model"  # the attribute of `_Flat`
 _LARGEST = 2**62
@@ -54,6 +55,8 @@ def export(
     hooked = [n for n, module in model.named_modules() if n and has_hooks(module)]
     if hooked:
         raise TraceError(f"{hooked[0]} has hooks, which a graph of operators would not call")
+    # Copies also are no inference tensors, which autograd refuses.
+    example_inputs, example_kwargs = copies((tuple(example_inputs), dict(example_kwargs or {})))
     shadow = clone_module(model, shares_tensors(model))
     without_hooks(shadow)  # the compiled root runs its own
     try:
@@ -140,23 +143,23 @@ class Assigns(TraceError):
 
 def _called_once(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> nn.Module:
     """Return a copy, of parameters and buffers too, that was called in both modes."""
-    tensors: dict[int, torch.Tensor] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
-        copied = tensor.detach().clone()
-        kept = isinstance(tensor, nn.Parameter)
-        tensors[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if kept else copied
-    shadow = without_hooks(clone_module(model, tensors))
+    shadow = without_hooks(clone_all(model))
     for mode in (True, False):
         given = copies((tuple(args), dict(kwargs)))
         with torch.no_grad():
-            shadow.train(mode)(*given[0], **given[1])
+            shadow.train(mode)
+            shadow(*given[0], **given[1])
     return shadow
 
 
 def _capture_modes(
     shadow: nn.Module, values: Mapping[str, Any], tensors: Sequence[torch.Tensor]
 ) -> dict[bool, tuple[Any, Structure]]:
-    return {mode: _capture(shadow.train(mode), values, tensors) for mode in (True, False)}
+    captured: dict[bool, tuple[Any, Structure]] = {}
+    for mode in (True, False):
+        shadow.train(mode)
+        captured[mode] = _capture(shadow, values, tensors)
+    return captured
 
 
 def _capture(
@@ -165,10 +168,13 @@ def _capture(
     kept = _Kept(tuple(values), flatten(list(values.values()))[1])
     flat = _Flat(shadow, kept)
     free = tuple({d: torch.export.Dim.AUTO for d in range(t.dim())} for t in tensors)
+    draws = Draws(of_torch=False)
     # torch.export prints what it has of a graph that fails.
     with warnings.catch_warnings(), _quiet(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.export.export(flat, tuple(tensors), dynamic_shapes=(free,), strict=False)
+    if draws.any():
+        raise TraceError("forward draws random numbers that a graph would repeat")
     assert kept.result is not None, "torch.export did not run the module"
     return program, kept.result
 
@@ -268,7 +274,7 @@ def _guard(
         defaults={n: p.default for n, p in signature.items() if p.default is not p.empty},
         structure=given,
         shapes=shapes,
-        places=tuple((t.dtype, t.device.type) for t in tensors),
+        places=tuple(place_of(t) for t in tensors),
         ranges=ranges,
         conditions=" and ".join(f"({_over_sizes(text)})" for text in program._guards_code),
         result=result,

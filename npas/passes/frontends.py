@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from npas.errors import TraceError
-from npas.guards import Never
+from npas.guards import ArgumentGuard, Never
 from npas.module import opaque_graph
 from npas.passes.export import export
 from npas.passes.trace import Trace
@@ -71,6 +71,7 @@ def opaque(analysis: Trace, why: str) -> Trace:
         graphs={True: graph, False: graph},
         guards={True: Never(), False: Never()},
         front_end="opaque",
+        parts={},
         leaves={"": why},
     )
 
@@ -88,7 +89,12 @@ def _run(
         return opaque(analysis, analysis.leaves.get("", "asked for"))
     if analysis.front_end != "fx":
         raise TraceError(analysis.leaves[""])
-    return analysis
+    guards = {
+        mode: guard.for_examples(example_inputs, example_kwargs or {})
+        for mode, guard in analysis.guards.items()
+        if isinstance(guard, ArgumentGuard)
+    }
+    return replace(analysis, guards=guards)
 
 
 def _check(

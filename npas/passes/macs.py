@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from npas.errors import NpasError
-from npas.passes.trace import clone_module, without_hooks
+from npas.passes.trace import clone_all, clone_module, without_hooks
 
 # What an aten operator makes of a weight that it reads.
 _KINDS = {
@@ -71,7 +71,8 @@ def watch(
         NpasError: if the inputs do not fit the model.
     """
     tensors = {id(t): _meta(t) for t in [*model.parameters(), *model.buffers()]}
-    shadow = without_hooks(clone_module(model, tensors)).train(training)
+    shadow = without_hooks(clone_module(model, tensors))
+    shadow.train(training)
     parameters = dict(shadow.named_parameters(remove_duplicate=False))
     owners = {parameters[name].untyped_storage()._cdata: name for name in names}
     args, kwargs = tree_map(_meta, (tuple(example_inputs), dict(example_kwargs)))
@@ -128,7 +129,7 @@ class _Counter(TorchDispatchMode):
         found = {
             self._owners.get(leaf.untyped_storage()._cdata)
             for leaf in tree_leaves(values)
-            if isinstance(leaf, torch.Tensor)
+            if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided
         }
         return {name for name in found if name is not None}
 
@@ -180,15 +181,11 @@ def _runs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> b
     inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     if any(tensor.is_meta for tensor in (*tensors, *inputs)):
         return False
-    copies: dict[int, torch.Tensor] = {
-        id(t): nn.Parameter(t.detach().clone(), t.requires_grad)
-        if isinstance(t, nn.Parameter)
-        else t.detach().clone()
-        for t in tensors
-    }
     try:
         with torch.no_grad():
-            without_hooks(clone_module(model, copies)).eval()(*args, **kwargs)
+            shadow = without_hooks(clone_all(model))
+            shadow.eval()
+            shadow(*args, **kwargs)
     except Exception:
         return False
     return True

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from npas.errors import NpasError, TraceError
 from npas.guards import ArgumentGuard, Guard, Names, has_hooks
-from npas.watch import Attributes
+from npas.watch import Attributes, Draws
 
 HOOKS = (
     "_forward_hooks",
@@ -86,6 +86,30 @@ def clone_module(model: nn.Module, tensors: Mapping[int, torch.Tensor]) -> nn.Mo
         ) from error
 
 
+def clone_all(model: nn.Module) -> nn.Module:
+    """Copy a module with its parameters and buffers."""
+    tensors: dict[int, torch.Tensor] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        copied = tensor.detach().clone(memory_format=torch.preserve_format)
+        kept = isinstance(tensor, nn.Parameter)
+        tensors[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if kept else copied
+    return clone_module(model, tensors)
+
+
+def check_forwards(model: nn.Module) -> None:
+    """Check that no module's forward was replaced on the object, which a copy would share.
+
+    Raises:
+        NpasError: if one was.
+    """
+    for path, module in model.named_modules():
+        if "forward" in module.__dict__:
+            raise NpasError(
+                f"{path or 'the model'} has a forward of its own, put on the object: a copy would "
+                "call the original through it. Use npas.compile_, or define it in a class"
+            )
+
+
 def loose_tensors(module: nn.Module) -> dict[int, torch.Tensor]:
     """Return id -> copy of tensors with a history that a module holds as plain attributes.
 
@@ -144,8 +168,14 @@ def trace(
         leaves: dict[str, str] = {}
         changed: str | None = None
         for training in (True, False):
-            attributes = Attributes(shadow.train(training))
+            shadow.train(training)
+            attributes, draws = Attributes(shadow), Draws()
             graphs[training], kept = _trace_with_retry(shadow, constants, opaque)
+            if draws.any():
+                raise TraceError(
+                    f"{type(model).__name__}.forward draws random numbers that a graph of fx would "
+                    "repeat; draw them in a module that is called, such as nn.Dropout"
+                )
             parts |= _constants(graphs[training], shadow, model)
             leaves.update(kept)
             changed = changed or attributes.changed(but="_tensor_constant")
@@ -253,7 +283,12 @@ def _constants(graph: fx.Graph, shadow: nn.Module, model: nn.Module) -> dict[str
     for node in graph.nodes:
         name = str(node.target)
         if node.op == "get_attr" and "." not in name and not hasattr(model, name):
-            found[name] = getattr(shadow, name)
+            constant = found[name] = getattr(shadow, name)
+            if isinstance(constant, torch.Tensor) and constant.requires_grad:
+                raise TraceError(
+                    f"{type(model).__name__}.forward computes with parameters that fx does not see, "
+                    "such as those of parameters()"
+                )
             node.target = f"{PARTS}.{name}"
     return found
 

@@ -1,5 +1,6 @@
 """Verify: does a captured graph compute what the original computes, outputs and gradients?"""
 
+import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,15 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from npas.errors import NpasError, TraceError
+from npas.passes.materialize import materialize
 from npas.passes.trace import Trace, clone_module, first_line, without_hooks
 from npas.structures import flatten
 
 # Operators that are run in another order may round differently; nothing else may differ.
 _RELATIVE = 1e-4
 _SEED = 873_251
+# What generated and baked weights may differ by: in single precision, and in half.
+_LOOSE = {torch.float32: 1e-3, torch.float64: 1e-3}
+_LOOSE_HALF = 0.02
 
 
 def compare(
@@ -52,7 +57,8 @@ def compare(
     }
     same, failed = True, {}
     for mode in (True, False):
-        original = _clone(model, parameters).train(mode)
+        original = _clone(model, parameters)
+        original.train(mode)
         try:
             expected = _run(original, original, args, kwargs)
         except Exception as error:
@@ -60,7 +66,8 @@ def compare(
             continue
         _refuse_changes(model, parameters)
         if found is not None:
-            root = _clone(model, parameters).train(mode)
+            root = _clone(model, parameters)
+            root.train(mode)
             result = _run_graph(found, root, args, kwargs)
             same &= _same(expected, result, found.front_end, mode, exact=exact)
     if len(failed) == 2:
@@ -91,6 +98,67 @@ def _run_graph(
 
 def _mode(training: bool) -> str:
     return "training" if training else "evaluation"
+
+
+def check_generation(ssn: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> None:
+    """Check a module without a graph against the dense module that its banks make now.
+
+    Nothing is compared without example inputs, or on the meta device.
+
+    Args:
+        ssn: the compiled module; its buffers are left as they are.
+        args: positional example inputs.
+        kwargs: keyword example inputs.
+
+    Raises:
+        NpasError: if it computes something else, because forward reaches its weights in a way that
+            does not generate them.
+    """
+    tensors = (*ssn.parameters(), *ssn.buffers(), *tree_leaves((args, kwargs)))
+    meta = any(isinstance(tensor, torch.Tensor) and tensor.is_meta for tensor in tensors)
+    if meta or not (args or kwargs):
+        return
+    try:
+        dense, generated = materialize(ssn), copy.deepcopy(ssn)
+        expected = _evaluate(dense, args, kwargs)
+    except Exception:
+        return  # it cannot be copied, or evaluated with these inputs
+    try:
+        found = _evaluate(generated, args, kwargs)
+        wrong = "" if _is_near(expected, found) else "it computes something else"
+    except Exception as error:
+        wrong = first_line(error)
+    if wrong:
+        raise NpasError(
+            f"{type(ssn).__name__}.forward does not work with generated weights ({wrong}): it may "
+            "run through parameters(), which are the banks, or write to a weight's .data; leave "
+            "such weights out with ignored_modules="
+        )
+
+
+def _evaluate(
+    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any] | None
+) -> "_Outcome":
+    without_hooks(module).eval()
+    with steady(module):
+        found = _run(module, module, args, kwargs or {})
+    return {name: value for name, value in found.items() if name.startswith("output")}
+
+
+def _is_near(expected: "_Outcome", found: "_Outcome") -> bool:
+    if expected.keys() != found.keys():
+        return False
+    for name, value in expected.items():
+        other = found[name]
+        assert value is not None and other is not None
+        if value.shape != other.shape:
+            return False
+        if value.is_floating_point() and value.numel():
+            loose = _LOOSE.get(value.dtype, _LOOSE_HALF)
+            scale = loose * float(value.detach().abs().max())
+            if not torch.allclose(value, other, rtol=loose, atol=scale, equal_nan=True):
+                return False
+    return True
 
 
 @contextmanager
@@ -174,7 +242,10 @@ def copies(values: Any) -> Any:
 
 def _refuse_changes(model: nn.Module, parameters: Mapping[int, nn.Parameter]) -> None:
     for name, parameter in model.named_parameters():
-        if parameters[id(parameter)]._version:
+        run = parameters[id(parameter)]
+        # A write through .data does not count as a new version.
+        same = (run == parameter) | ((run != run) & (parameter != parameter))
+        if run._version or not bool(same.all()):
             raise NpasError(
                 f"{name} is changed in place by {type(model).__name__}.forward; a weight that is "
                 "generated cannot be. Move the change out of forward, or leave the weight out with "

@@ -44,6 +44,11 @@ class Valued(Base):
         return self.drop(self.b(self.a(x) if x.sum() < 1e9 else x))
 
 
+class Swapped(Base):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.a(torch.relu(self.b(x))))
+
+
 class Drawn(Base):
     """A number that Python draws: a trace keeps the first one."""
 
@@ -131,10 +136,13 @@ def test_a_graph_that_computes_something_else_is_not_taken() -> None:
     model = Drawn()
     report = npas.report(npas.compile(model, 0.8, groups="single", example_inputs=(X,)))
     assert report.front_end == "opaque"
-    assert "fx: the graph of fx gives another output 0 in " in report.tried[0]
-    for frontend in ("fx", "export"):
-        with pytest.raises(TraceError, match=f"graph of {frontend} gives another output"):
-            npas.compile(model, 0.8, frontend=frontend, example_inputs=(X,))
+    assert "Drawn.forward draws random numbers that a graph of fx would repeat" in report.tried[0]
+    for frontend, given in (("fx", ()), ("fx", (X,)), ("export", (X,))):
+        with pytest.raises(TraceError, match="draws random numbers"):
+            npas.compile(model, 0.8, frontend=frontend, example_inputs=given)
+    found = analyse(Traceable())
+    with pytest.raises(TraceError, match="graph of fx gives another output 0 in training"):
+        compare(Swapped(), found, (X,), {})
 
 
 def test_the_front_end_that_is_asked_for_is_the_one_that_is_used() -> None:
