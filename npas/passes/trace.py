@@ -286,8 +286,8 @@ def _constants(graph: fx.Graph, shadow: nn.Module, model: nn.Module) -> dict[str
             constant = found[name] = getattr(shadow, name)
             if isinstance(constant, torch.Tensor) and constant.requires_grad:
                 raise TraceError(
-                    f"{type(model).__name__}.forward computes with parameters that fx does not see, "
-                    "such as those of parameters()"
+                    f"{type(model).__name__}.forward computes with parameters that fx does not "
+                    "see, such as those of parameters()"
                 )
             node.target = f"{PARTS}.{name}"
     return found
