@@ -32,7 +32,7 @@ class Structure:
 
 
 # Numbers that torch.export does not know yet, and what has yet to run.
-_UNKNOWN = (torch.SymInt, torch.SymFloat, torch.SymBool, Iterator)
+_UNKNOWN = (torch.SymFloat, torch.SymBool, Iterator)
 _TENSOR = Structure("tensor")
 # Attributes of attributes of results are looked into this deep.
 _DEPTH = 8
@@ -62,8 +62,9 @@ def rebuild(tensors: Sequence[torch.Tensor], structure: Structure) -> Any:
 
 
 def _flatten(value: Any, tensors: list[torch.Tensor], depth: int) -> Structure:
-    if isinstance(value, torch.Tensor):
-        tensors.append(value)
+    # A size that torch.export left free is a result of its graph as tensors are.
+    if isinstance(value, torch.Tensor | torch.SymInt):
+        tensors.append(value)  # pyright: ignore[reportArgumentType]
         return _TENSOR
     if isinstance(value, _CONSTANTS):
         return Structure("constant", type(value), value)

@@ -395,3 +395,21 @@ def test_what_every_call_assigns_is_state() -> None:
     with pytest.raises(TraceError, match="forward assigns calls"):
         export(model, (torch.ones(2, 4),), None)
     assert model.calls == 0
+
+
+def test_a_size_in_what_is_returned() -> None:
+    class Measures(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> dict[str, Any]:
+            return {"y": self.fc(x), "length": x.shape[1], "twice": 2 * x.shape[1]}
+
+    torch.manual_seed(0)
+    x = torch.randn(3, 6, 4)
+    ssn = npas.compile(Measures(), 1.0, groups="own", frontend="export", example_inputs=(x,))
+    for length in (6, 9):
+        found = ssn(torch.randn(2, length, 4))
+        assert (found["length"], found["twice"]) == (length, 2 * length)
+    assert not npas.report(ssn).fallbacks
