@@ -2,27 +2,26 @@
 
 import warnings
 from collections.abc import Iterable, Mapping as MappingType, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from npas.bank import Bank, banks_of
+from npas.arguments import How, check_keywords, check_model, check_request
+from npas.bank import banks_of
 from npas.calibrate import calibration_trace, correct_graph, measure_graph
 from npas.calibrate_modules import correct, measure
-from npas.compiled import Compiled, state_of
+from npas.compiled import state_of
 from npas.errors import NpasError, NpasWarning
-from npas.init import INITS, initialise, with_gains, zero_layers
+from npas.init import initialise, with_gains, zero_layers
 from npas.inplace import install, restore, state_in_place
-from npas.kernels.backends import BACKENDS
 from npas.module import reserved_names
-from npas.naming import as_tuple, check_choice, nearest
+from npas.naming import as_tuple, check_choice
 from npas.passes.collect import Inventory, collect
 from npas.passes.frontends import FRONTENDS, capture
 from npas.passes.mapping import Groups
 from npas.passes.rewrite import make_banks
-from npas.passes.schedule import SCHEDULES
 from npas.passes.structure import analyse
 from npas.passes.trace import (
     Trace,
@@ -33,13 +32,11 @@ from npas.passes.trace import (
     without_hooks,
 )
 from npas.passes.verify import check_generation, steady
-from npas.pipeline import Recorder, assemble, check_backend
+from npas.pipeline import Recorder, assemble
 from npas.plan import Plan
-from npas.planning import PlanRequest, check_fits, make_plan
+from npas.planning import PlanRequest, make_plan
 
 M = TypeVar("M", bound=nn.Module)
-_REQUEST = frozenset(field.name for field in fields(PlanRequest)) - {"budget", "zero"}
-_EXAMPLES = frozenset({"example_inputs", "example_kwargs"})
 
 
 @torch.inference_mode(False)
@@ -98,8 +95,8 @@ def plan(
     )
     run = Recorder()
     request.check()
-    _check_model(model)
-    _check_keywords(example_kwargs)
+    check_model(model)
+    check_keywords(example_kwargs)
     inputs = as_tuple(example_inputs)
     with steady(model):
         analysis = run("analyse", analyse, model, len(inputs), tuple(example_kwargs or ()))
@@ -156,8 +153,8 @@ def compile(
         NpasError: for arguments that do not fit, or a backend that cannot run here.
     """
     check_choice("frontend", frontend, FRONTENDS)
-    how = _How(init, backend, schedule, recompute)
-    request = _check(model, budget, plan, plan_arguments, how)
+    how = How(init, backend, schedule, recompute)
+    request = check_request(model, budget, plan, plan_arguments, how)
     check_forwards(model)
     taken = reserved_names(model)
     if taken and frontend in ("auto", "opaque"):
@@ -246,8 +243,8 @@ def compile_(
         NpasError: for arguments that do not fit, or a backend that cannot run here. The model is
             then what it was.
     """
-    how = _How(init, backend, schedule, recompute)
-    request = _check(model, budget, plan, plan_arguments, how)
+    how = How(init, backend, schedule, recompute)
+    request = check_request(model, budget, plan, plan_arguments, how)
     inputs = as_tuple(plan_arguments.get("example_inputs", ()))
     kwargs = plan_arguments.get("example_kwargs")
     weights = dict(model.named_parameters())
@@ -319,38 +316,6 @@ def _plan(
     return analysis, plan
 
 
-@dataclass(frozen=True, slots=True)
-class _How:
-    """Arguments of `compile` and `compile_` that the plan does not depend on."""
-
-    init: str
-    backend: str
-    schedule: str
-    recompute: bool | str
-
-
-def _check(
-    model: nn.Module,
-    budget: Any,
-    plan: Plan | None,
-    arguments: MappingType[str, Any],
-    how: _How,
-) -> PlanRequest:
-    """Check everything that can be checked before the model is looked at closely."""
-    check_choice("backend", how.backend, BACKENDS)
-    if how.recompute != "auto" and not isinstance(how.recompute, bool):
-        raise NpasError(f"recompute={how.recompute!r} must be 'auto', True or False")
-    check_choice("init", how.init, INITS)
-    check_choice("schedule", how.schedule, SCHEDULES)
-    request = _request(budget, plan, arguments)
-    _check_keywords(arguments.get("example_kwargs"))
-    _check_model(model)
-    check_backend(model, how.backend)
-    if plan is not None:
-        check_fits(plan, model)
-    return request
-
-
 def _not_calibrated(layers: tuple[str, ...]) -> tuple[str, ...]:
     if not layers:
         return ()
@@ -383,52 +348,9 @@ def _collect(
     )
 
 
-def _request(budget: Any, plan: Plan | None, arguments: MappingType[str, Any]) -> PlanRequest:
-    for name in arguments:
-        if name not in _REQUEST | _EXAMPLES:
-            raise NpasError(
-                f"compile has no argument {name!r}{nearest(name, _REQUEST | _EXAMPLES)}"
-            )
-    chosen = {name: value for name, value in arguments.items() if name in _REQUEST}
-    if plan is not None:
-        given = sorted(chosen) + (["budget"] if budget is not None else [])
-        if given:
-            raise NpasError(f"compile takes a plan or {', '.join(given)}, not both")
-        if not isinstance(plan, Plan):
-            raise NpasError(f"plan={plan!r} must be a Plan; read a file with npas.Plan.load(path)")
-        return PlanRequest(plan.budget_params)
-    if budget is None:
-        raise NpasError("compile needs a budget, such as budget='10%', or a plan")
-    request = PlanRequest(budget, **chosen)
-    request.check()
-    return request
-
-
 def _with_scales(
     request: PlanRequest, inventory: Inventory, weights: MappingType[str, torch.Tensor]
 ) -> PlanRequest:
     """Ask for a learnable scalar where a weight is zero at the start: a gain of 0 never learns."""
     names = (weight.name for weight in inventory.weights)
     return replace(request, zero=frozenset(zero_layers(names, weights)))
-
-
-def _check_keywords(kwargs: object) -> None:
-    if kwargs is not None and not (
-        isinstance(kwargs, MappingType) and all(isinstance(name, str) for name in kwargs)
-    ):
-        found = type(kwargs).__name__
-        raise NpasError(f"example_kwargs must be a dict of keyword inputs, found a {found}")
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise NpasError(f"the model is a {type(model).__name__}, not an nn.Module")
-    if "_orig_mod" in model._modules:
-        raise NpasError(
-            "the model is torch.compile's; compile the original with npas and then with torch"
-        )
-    if any(isinstance(module, Bank | Compiled) for module in model.modules()):
-        raise NpasError(
-            f"{type(model).__name__} is compiled by npas already; call npas.materialize on it "
-            "first, or compile the original"
-        )

@@ -225,14 +225,14 @@ class ExampleGuard:
         return rebuild(list(result), self.result)
 
 
-# dtype, kind of device, layout, whether it is contiguous, whether it has a gradient.
-Place = tuple[torch.dtype, str, torch.layout, bool, bool]
+# dtype, kind of device, layout, whether it is contiguous.
+Place = tuple[torch.dtype, str, torch.layout, bool]
 
 
 def place_of(tensor: torch.Tensor) -> Place:
     """Return what a forward may ask a tensor for, besides sizes."""
     dense = tensor.layout == torch.strided and tensor.is_contiguous()
-    return tensor.dtype, tensor.device.type, tensor.layout, dense, tensor.requires_grad
+    return tensor.dtype, tensor.device.type, tensor.layout, dense
 
 
 def first_same(tensors: Sequence[torch.Tensor]) -> tuple[int, ...]:

@@ -207,7 +207,7 @@ def assert_own(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
 def hooks_are_gone(ssn: Any) -> bool:
     autograd: Any = getattr(torch._C, "_autograd")  # noqa: B009
     outside = autograd._top_saved_tensors_default_hooks(True) is None
-    return outside and not ssn._npas.live.in_forward()
+    return outside and ssn._npas.live._pass.banks is None
 
 
 def banks_of(ssn: nn.Module) -> list[Bank]:
