@@ -15,6 +15,7 @@ from npas.errors import NpasError
 from npas.graph_pickle import dump, load
 from npas.guards import Guard, Never, Refused
 from npas.leaf import ORDER, SOURCES, leaf_class, sources_of
+from npas.passes.trace import rebind_hooks
 from npas.watch import Watch
 
 # What belongs to a graph, and is made again with it.
@@ -62,6 +63,7 @@ class Shapeshifter(Compiled, fx.GraphModule):
         self.__dict__["_fx_own"] = frozenset(self.__dict__) - frozenset(root.__dict__)
         _become(self, type(root))
         self.__dict__.update(root.__dict__)
+        rebind_hooks(self, {id(root): self})
         self._npas = state
         self._guards = dict(guards)
         own = (*_OF_GRAPH, *self._fx_own, *_OF_NPAS, SOURCES, ORDER)

@@ -395,3 +395,31 @@ def test_a_generator_is_read_after_the_call() -> None:
 
     ssn = npas.compile(Yields(), "70%", groups="single", example_inputs=(X,))
     torch.testing.assert_close(list(ssn(X)), list(npas.materialize(ssn)(X)))
+
+
+@pytest.mark.parametrize("way", ["fx", "opaque", "in place"])
+def test_a_model_whose_own_hooks_are_part_of_it(way: str) -> None:
+    class Collects(Pair):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept: list[torch.Tensor] = []
+            self.a.register_forward_hook(self.keep)
+
+        def keep(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
+            self.kept = [output]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.a(x)
+            found, self.kept = torch.cat(self.kept), []
+            return self.b(found)
+
+    model = Collects()
+    if way == "fx":
+        with pytest.raises(TraceError):
+            made(model, way, "70%", X)
+        return
+    ssn = made(model, way, "70%", X)
+    near(ssn, X)
+    copied = copy.deepcopy(ssn)
+    assert torch.equal(copied(X), ssn(X))
+    assert not model.kept and not ssn.kept and not copied.kept

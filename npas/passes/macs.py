@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from npas.errors import NpasError
+from npas.guards import has_hooks
 from npas.passes.trace import clone_all, clone_module, without_hooks
 
 # What an aten operator makes of a weight that it reads.
@@ -51,6 +52,7 @@ def watch(
     example_kwargs: Mapping[str, Any],
     *,
     training: bool = False,
+    hooks: bool = False,
 ) -> dict[str, Use] | None:
     """Run a model once on meta tensors and see what becomes of each weight.
 
@@ -63,6 +65,7 @@ def watch(
         example_inputs: positional inputs; the first tensor's first dimension is the batch.
         example_kwargs: keyword inputs.
         training: the mode to run it in.
+        hooks: whether to keep the model's hooks; without them if it runs so: they may be anything.
 
     Returns:
         name -> use; None where the model does not run on meta tensors.
@@ -71,7 +74,9 @@ def watch(
         NpasError: if the inputs do not fit the model.
     """
     tensors = {id(t): _meta(t) for t in [*model.parameters(), *model.buffers()]}
-    shadow = without_hooks(clone_module(model, tensors))
+    shadow = clone_module(model, tensors)
+    if not hooks:
+        without_hooks(shadow)
     shadow.train(training)
     parameters = dict(shadow.named_parameters(remove_duplicate=False))
     owners = {parameters[name].untyped_storage()._cdata: name for name in names}
@@ -86,6 +91,9 @@ def watch(
             if isinstance(result, Iterator):
                 deque(result, maxlen=0)  # a generator runs as it is read
     except Exception as error:
+        if not hooks and any(map(has_hooks, model.modules())):
+            given = example_inputs, example_kwargs
+            return watch(model, names, *given, training=training, hooks=True)
         if _depends_on_values(error) or _runs(model, example_inputs, example_kwargs):
             return None
         raise NpasError(
@@ -183,7 +191,7 @@ def _runs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> b
         return False
     try:
         with torch.no_grad():
-            shadow = without_hooks(clone_all(model))
+            shadow = clone_all(model)
             shadow.eval()
             shadow(*args, **kwargs)
     except Exception:

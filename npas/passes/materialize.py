@@ -41,10 +41,10 @@ def materialize(ssn: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {id(m): m for m in ssn.modules() if isinstance(m, Bank)}
     for module in ssn.modules():
         memo |= loose_tensors(module)
-    copied: dict[str, Any] = copy.deepcopy(held, memo)
     names = tuple(sources_of(ssn))
     result: Any = object.__new__(leaf_class(state.original, names) if names else state.original)
-    result.__dict__.update(copied)
+    memo[id(ssn)] = result  # for what refers to the root, such as a hook that is a method of it
+    result.__dict__.update(copy.deepcopy(held, memo))
     give_back_all(result, weights)
     return result
 

@@ -4,6 +4,7 @@ import copy
 import inspect
 import keyword
 import traceback
+import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,12 +79,30 @@ def clone_module(model: nn.Module, tensors: Mapping[int, torch.Tensor]) -> nn.Mo
         held = module.__dict__
         memo |= {id(held[name]): copy.copy(held[name]) for name in HOOKS if name in held}
     try:
-        return copy.deepcopy(model, memo)
+        copied = copy.deepcopy(model, memo)
+        rebind_hooks(copied, {id(m): memo[id(m)] for m in model.modules() if id(m) in memo})
+        return copied
     except Exception as error:
         raise NpasError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); npas "
             "never changes the model it is given, so it needs copy.deepcopy(model) to work"
         ) from error
+
+
+def rebind_hooks(root: nn.Module, new: Mapping[int, nn.Module]) -> None:
+    """Let hooks that are methods of a model's own modules belong to the copies of these.
+
+    Args:
+        root: whose hooks, and those below it, are looked at.
+        new: id of a module -> what stands for it now.
+    """
+    for module in root.modules():
+        for name in HOOKS[:4]:
+            hooks = module.__dict__.get(name) or {}
+            for key, hook in hooks.items():
+                owner = getattr(hook, "__self__", None)
+                if id(owner) in new and isinstance(hook, types.MethodType):
+                    hooks[key] = types.MethodType(hook.__func__, new[id(owner)])
 
 
 def clone_all(model: nn.Module) -> nn.Module:
