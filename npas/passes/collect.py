@@ -1,8 +1,9 @@
 """Collect: one record for every parameter that npas may allocate, and one for every other."""
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -222,16 +223,18 @@ def _watch(
     example_inputs: Sequence[Any],
     example_kwargs: Mapping[str, Any],
 ) -> dict[str, Use]:
-    """Return what a run does with each weight; where fx saw nothing, in training mode too."""
+    """Return what a run does with each weight.
+
+    Where fx has no graph it is in training mode, which reads what evaluation leaves out, such as an
+    auxiliary head, unless the inputs only run in evaluation (a batch of one).
+    """
     first = [every[0] for _, every in names]
-    seen = watch(model, first, example_inputs, example_kwargs) or {}
-    if trace.front_end == "structure" and any(not use.reads for use in seen.values()):
-        trained = watch(model, first, example_inputs, example_kwargs, training=True) or {}
-        for name, use in seen.items():
-            other = trained.get(name)
-            if other is None or not use.reads:
-                seen[name] = replace(use, reads=max(1, use.reads)) if other is None else other
-    return seen
+    if trace.front_end == "structure":
+        with contextlib.suppress(NpasError):
+            seen = watch(model, first, example_inputs, example_kwargs, training=True)
+            if seen is not None:
+                return seen
+    return watch(model, first, example_inputs, example_kwargs) or {}
 
 
 def _names(model: nn.Module) -> list[tuple[nn.Parameter, list[str]]]:

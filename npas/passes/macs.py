@@ -120,7 +120,8 @@ class _Counter(TorchDispatchMode):
             if decomposed is not NotImplemented:
                 return decomposed
         out = func(*args, **kwargs)
-        read = self._weights((args, kwargs)) - self._weights(out)
+        read = self._weights(*args, *kwargs.values())
+        read = read - self._weights(out) if read else read
         macs = 0
         if func is torch.ops.aten._trilinear.default:
             macs = _trilinear_macs(*args)
@@ -133,13 +134,18 @@ class _Counter(TorchDispatchMode):
             use.kind = use.kind or _kind(func, args)
         return out
 
-    def _weights(self, values: Any) -> set[str]:
-        found = {
-            self._owners.get(leaf.untyped_storage()._cdata)
-            for leaf in tree_leaves(values)
-            if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided
-        }
-        return {name for name in found if name is not None}
+    def _weights(self, *values: Any) -> set[str]:
+        """Return the weights whose storage is among the arguments or results of an operator."""
+        found: set[str] = set()
+        for value in values:
+            if isinstance(value, torch.Tensor):
+                if value.layout == torch.strided:
+                    name = self._owners.get(value.untyped_storage()._cdata)
+                    if name is not None:
+                        found.add(name)
+            elif isinstance(value, list | tuple):
+                found |= self._weights(*value)
+        return found
 
 
 def _kind(func: Any, args: Any) -> str | None:
