@@ -22,7 +22,8 @@ from npas.watch import Watch
 _OF_GRAPH = ("_graph", "_graphs", "_code", "_runs")
 _OF_NPAS = ("_fx_own", "_npas", "_guards", "_watch")
 # Attributes of a Shapeshifter that a model may not have for its own.
-RESERVED = frozenset(dir(fx.GraphModule)) - frozenset(dir(nn.Module))
+RESERVED = {name for name in dir(fx.GraphModule) if not name.startswith("__")}
+RESERVED -= set(dir(nn.Module))
 RESERVED |= {*_OF_GRAPH, *_OF_NPAS, "graph", "code", "run_graph", "run_original"}
 RESERVED |= {"original_attributes"}
 

@@ -92,7 +92,8 @@ class Watch:
                     raise Refused(f"{what}.{name} was changed")
         for name, items in kept.inside:
             now = _items(held[name])
-            if len(now) != len(items) or not all(map(_is_same, items, now)):
+            same = map(_is_same_item, items, now)
+            if len(now) != len(items) or not all(same):
                 raise Refused(f"{what}.{name} was changed")
         if kept.children is not None:
             if tuple(held["_modules"].values()) != kept.children:
@@ -211,7 +212,7 @@ def _snapshot(module: nn.Module) -> dict[str, Any]:
 
 def _is_same_item(before: Any, after: Any) -> bool:
     held = (torch.Tensor, weakref.ReferenceType)
-    return before is after or (isinstance(before, held) and isinstance(after, held))
+    return _is_same(before, after) or (isinstance(before, held) and isinstance(after, held))
 
 
 def _is_same(before: Any, after: Any) -> bool:
