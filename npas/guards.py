@@ -164,7 +164,6 @@ class ExampleGuard:
         places: `place_of` each input.
         ranges: text of ``shapes`` -> smallest and largest size.
         conditions: what else torch.export assumed, as Python over ``sizes[input][dimension]``.
-
         result: structure of what forward returns.
         same: for each input, the first one that is the same tensor.
     """

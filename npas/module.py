@@ -68,7 +68,8 @@ class Shapeshifter(Compiled, fx.GraphModule):
         self._npas = state
         self._guards = dict(guards)
         own = (*_OF_GRAPH, *self._fx_own, *_OF_NPAS, SOURCES, ORDER)
-        self._watch = Watch(self, watched, but=own)
+        exported = not all(guard.compiles for guard in guards.values())
+        self._watch = Watch(self, watched, but=own, of_dtype=exported)
         self._adopt(graphs)
 
     @property

@@ -38,12 +38,19 @@ class Watch:
         root: whose forward was captured.
         modules: those below it that the graph runs through.
         but: attributes that are no business of the graph.
+        of_dtype: whether the graph holds for the dtype that parameters have now.
     """
 
     def __init__(
-        self, root: nn.Module, modules: Iterable[nn.Module], but: Iterable[str] = ()
+        self,
+        root: nn.Module,
+        modules: Iterable[nn.Module],
+        but: Iterable[str] = (),
+        *,
+        of_dtype: bool = False,
     ) -> None:
         """Look at everything once."""
+        self._dtypes = _first_dtype(root) if of_dtype else None
         self._but = _OWN | frozenset(but)
         self._modules = list(modules)
         self._kept: list[_Kept] = []
@@ -74,6 +81,11 @@ class Watch:
                 raise Refused("a submodule that the graph runs through has hooks")
         for kept in self._kept:
             self._compare(kept)
+        if self._dtypes is not None:
+            holder, name, dtype = self._dtypes
+            parameter = holder._parameters.get(name)
+            if parameter is None or parameter.dtype != dtype:
+                raise Refused("parameters of another dtype")
         for tie in self._ties:
             (first, name), *others = tie
             shared = first._parameters.get(name)
@@ -127,6 +139,15 @@ class Watch:
             self._keep(value)
             for held in value.__dict__.values():
                 self._keep_settings(held, seen, depth - 1)
+
+
+def _first_dtype(root: nn.Module) -> tuple[nn.Module, str, torch.dtype] | None:
+    """Return where the first floating-point parameter is, and its dtype."""
+    for module in root.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_floating_point():
+                return module, name, parameter.dtype
+    return None
 
 
 def _kind(holder: Any) -> str:

@@ -237,6 +237,9 @@ def test_another_dtype_of_the_model_runs_the_originals_forward() -> None:
     ssn = compiled().eval().double()
     found, expected = both(ssn, ids(), mask=torch.ones(2, 5))
     assert found.y.dtype == torch.float64 and torch.equal(found.y, expected.y)
+    assert list(npas.report(ssn).fallbacks) == ["parameters of another dtype"]
+    ssn.float()(ids(), mask=torch.ones(2, 5))
+    assert sum(npas.report(ssn).fallbacks.values()) == 1
 
 
 def test_copies_and_pickles_keep_the_graph() -> None:
