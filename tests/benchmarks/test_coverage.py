@@ -33,7 +33,7 @@ def test_a_row(name: str, front_end: str, generates: bool | None) -> None:
 def test_a_model_that_fails_is_a_row_with_a_note() -> None:
     (subject,) = coverage.subjects("^reference:mlp$")
 
-    def raises() -> Any:
+    def raises(output: Any) -> Any:
         raise RuntimeError("no such input")
 
     broken = coverage.Subject("broken", "none", subject.make, dict, lambda: (3,), raises, False)
