@@ -146,6 +146,10 @@ def compile(
         **plan_arguments: as for `plan`, when ``budget`` is given; ``example_inputs`` and
             ``example_kwargs`` always.
 
+    Returns:
+        A `Shapeshifter`, which is a GraphModule and an instance of the model's class; for a model
+        with attributes that a GraphModule has too, a copy that was compiled in place.
+
     Raises:
         BudgetError: if the budget cannot be met.
         PlanError: if the plan was made for another model.
@@ -258,17 +262,15 @@ def compile_(
     measured = None if calibrate is None else _measure(run, model, analysis, plan, calibrate)
     install(model, banks, state_in_place(model, plan, banks, schedule, bool(recompute)))
     notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     try:
         run("check", check_generation, model, inputs, kwargs)
+        if measured is not None:
+            skipped = _correct(run, model, plan, measured, calibrate)
     except BaseException:
         restore(model, originals)
         raise
     if measured is not None:
-        try:
-            skipped = _correct(run, model, plan, measured, calibrate)
-        except BaseException:
-            restore(model, originals)
-            raise
         starts, notes = with_gains(starts, banks.banks), _not_calibrated(skipped)
     state = state_of(model)
     assert state is not None

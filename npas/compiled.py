@@ -100,10 +100,12 @@ class _Steps(nn.Module):
         return len(self._modules) - ("npas" in self._modules)
 
     def __getitem__(self, index: Any) -> Any:
-        plain = nn.Sequential()
-        for name, step in self._modules.items():
+        if not isinstance(index, slice):
+            return list(self)[index]
+        plain = nn.ModuleList() if isinstance(self, nn.ModuleList) else nn.Sequential()
+        for name, item in self._modules.items():
             if name != "npas":
-                plain.add_module(name, step)
+                plain.add_module(name, item)
         return plain[index]
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from npas.errors import NpasError
 from npas.structures import Structure, flatten, rebuild
 
-_CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+CALL_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Refused(Exception):
@@ -45,7 +45,7 @@ class Guard(Protocol):
 
 def has_hooks(module: nn.Module) -> bool:
     """Tell whether calling the module runs hooks that a trace through it would freeze."""
-    return any(module.__dict__.get(name) for name in _CALL_HOOKS)
+    return any(module.__dict__.get(name) for name in CALL_HOOKS)
 
 
 def bind(names: "Names", args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

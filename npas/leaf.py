@@ -23,7 +23,7 @@ _SIZES |= {"in_channels", "out_channels", "input_size", "hidden_size"}
 _LISTED = "_flat_weights"
 
 
-class Generates(Multiplies, Protocol):
+class Reads(Multiplies, Protocol):
     """A bank."""
 
     @property
@@ -47,7 +47,7 @@ class Source:
         rows_only: whether it is an embedding of which only rows are read.
     """
 
-    bank: Generates
+    bank: Reads
     layer: str
     schedule: str = "layer"
     rows_only: bool = False

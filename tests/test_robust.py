@@ -226,6 +226,10 @@ def test_roots_that_run_through_their_parts(way: str, make: Callable[[], Any]) -
     assert len(list(ssn.children())) == 2
     if hasattr(model, "__len__"):
         assert len(ssn) == 2
+    if isinstance(model, nn.Sequential | nn.ModuleList):
+        kind = nn.ModuleList if isinstance(model, nn.ModuleList) else nn.Sequential
+        assert ssn[-1] is list(ssn)[1]
+        assert type(ssn[:1]) is kind and list(ssn[:1]) == [ssn[0]]
     if isinstance(model, Children):
         assert torch.equal(ssn.encode(X), ssn(X))
     assert ssn.double()(X.double()).dtype == torch.float64

@@ -14,7 +14,7 @@ from npas.errors import NpasError
 from npas.guards import has_hooks
 from npas.leaf import Source, take_over
 from npas.naming import identifier
-from npas.passes.trace import Trace, clone_module
+from npas.passes.trace import Trace, clone_module, clone_tensor
 from npas.plan import LayerPlan, Plan
 from npas.recompute import LiveWeights
 
@@ -202,16 +202,9 @@ def _replacements(model: nn.Module, generated: Iterable[str]) -> dict[int, torch
     tensors: dict[int, torch.Tensor] = {}
     for parameter in model.parameters():
         kept = id(parameter) not in dropped
-        tensors[id(parameter)] = _clone(parameter) if kept else parameter
-    tensors.update({id(buffer): _clone(buffer) for buffer in model.buffers()})
+        tensors[id(parameter)] = clone_tensor(parameter) if kept else parameter
+    tensors.update({id(buffer): clone_tensor(buffer) for buffer in model.buffers()})
     return tensors
-
-
-def _clone(tensor: torch.Tensor) -> torch.Tensor:
-    copied = tensor.detach().clone(memory_format=torch.preserve_format)
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(copied, requires_grad=tensor.requires_grad)
-    return copied
 
 
 def rewrite_graph(

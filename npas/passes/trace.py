@@ -15,14 +15,11 @@ import torch
 from torch import fx, nn
 
 from npas.errors import NpasError, TraceError
-from npas.guards import ArgumentGuard, Guard, Names, has_hooks
+from npas.guards import CALL_HOOKS, ArgumentGuard, Guard, Names, has_hooks
 from npas.watch import Attributes, Draws
 
 HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
+    *CALL_HOOKS,
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
     "_forward_pre_hooks_with_kwargs",
@@ -97,7 +94,7 @@ def rebind_hooks(root: nn.Module, new: Mapping[int, nn.Module]) -> None:
         new: id of a module -> what stands for it now.
     """
     for module in root.modules():
-        for name in HOOKS[:4]:
+        for name in CALL_HOOKS:
             hooks = module.__dict__.get(name) or {}
             for key, hook in hooks.items():
                 owner = getattr(hook, "__self__", None)
@@ -107,12 +104,16 @@ def rebind_hooks(root: nn.Module, new: Mapping[int, nn.Module]) -> None:
 
 def clone_all(model: nn.Module) -> nn.Module:
     """Copy a module with its parameters and buffers."""
-    tensors: dict[int, torch.Tensor] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
-        copied = tensor.detach().clone(memory_format=torch.preserve_format)
-        kept = isinstance(tensor, nn.Parameter)
-        tensors[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if kept else copied
-    return clone_module(model, tensors)
+    held = (*model.parameters(), *model.buffers())
+    return clone_module(model, {id(tensor): clone_tensor(tensor) for tensor in held})
+
+
+def clone_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy a tensor without its history; a parameter stays one."""
+    copied = tensor.detach().clone(memory_format=torch.preserve_format)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(copied, requires_grad=tensor.requires_grad)
+    return copied
 
 
 def check_forwards(model: nn.Module) -> None:
@@ -145,7 +146,7 @@ def without_hooks(shadow: nn.Module) -> nn.Module:
     Those of torch.nn.utils stay: they make weights.
     """
     for module in shadow.modules():
-        for name in HOOKS[:4]:
+        for name in CALL_HOOKS:
             hooks = module.__dict__.get(name) or {}
             for key, hook in list(hooks.items()):
                 if not type(hook).__module__.startswith("torch.nn.utils"):
