@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from npas.arguments import check_keywords, check_model
@@ -312,7 +311,7 @@ class _Loop:
             f"{'' if n_steps is None else f' of {n_steps}'}; go on with the same call and "
             f"checkpoint={str(path)!r}"
         )
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(message)
+        print(message, file=sys.stderr, flush=True)
         raise KeyboardInterrupt(message)
 
     def _save(self, path: Path) -> None:

@@ -4,15 +4,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class Shown:
     """Tells the bar, where there is one, what happened; and when a state was saved last."""
 
-    def __init__(self, bar: Progress | None, task: int | None) -> None:
+    def __init__(self, bar: "Progress | None", task: int | None) -> None:
         """Start the clock."""
         self._bar, self._task = bar, task
         self._saved = time.monotonic()
@@ -42,6 +43,16 @@ def shown(n_steps: int | None, progress: bool | None) -> Iterator[Shown]:
     if not (sys.stderr.isatty() if progress is None else progress):
         yield Shown(None, None)
         return
+    # Imported here: rich draws from Python's global generator when it is imported.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (TextColumn("search"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, TextColumn("{task.fields[loss]}"), console=console) as bar:
