@@ -53,7 +53,8 @@ def lesson() -> Callable[[nn.Module, torch.Tensor], torch.Tensor]:
     def loss_fn(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
         made = model(x)
         errors = [
-            (y - x[:, : w.shape[1]] @ w.T).square().mean() for y, w in zip(made, wanted, strict=True)
+            (y - x[:, : w.shape[1]] @ w.T).square().mean()
+            for y, w in zip(made, wanted, strict=True)
         ]
         return torch.stack(errors).sum()
 
