@@ -143,10 +143,8 @@ def _soft_sharing(request: MapRequest) -> _Clusters:
         for shape, names in alike.items():
             placed.update(names)
             text = "x".join(map(str, shape))
-            reason = (
-                f"all of shape {text} in {len(repetition.copies)} repeated blocks ({number + 1})"
-            )
-            clusters.append((names, reason))
+            where = f"{len(repetition.copies)} repeated blocks (repetition {number + 1})"
+            clusters.append((names, f"all of shape {text} in {where}"))
     rest = [w.name for w in request.weights if w.name not in placed]
     return clusters + [([name], "in no repeated block: its own bank") for name in rest]
 
@@ -171,7 +169,9 @@ def _auto(request: MapRequest) -> _Clusters:
     else:
         # A bank needs at least 1 / share layers to hold its largest.
         n_clusters = min(max(1, int(share * len(weights))), distinct)
-        labels = kmeans(features, n_clusters, request.seed)
+        # Starts of a thousand clusters take seconds each, and differ little in what is merged.
+        n_init = _STARTS if n_clusters <= 128 else 1
+        labels = kmeans(features, n_clusters, request.seed, n_init)
         labels = merge_starved(labels, features, np.array([w.n for w in weights]), share)
     clusters: dict[int, list[str]] = {}
     for weight, label in zip(weights, labels, strict=True):
