@@ -61,7 +61,8 @@ SIGNATURES = {
     "search": (
         "model, batches, loss_fn, *, groups='auto', method='emb', steps=None, optimizer=None, "
         "seed=0, budget=None, templates=8, start='equal', checkpoint=None, callbacks=(), "
-        "progress=None, target_modules=None, ignored_modules=None, example_inputs=(), example_kwargs=None"
+        "progress=None, target_modules=None, ignored_modules=None, example_inputs=(), "
+        "example_kwargs=None"
     ),
     "search_model": (
         "model, *, method='emb', templates=8, start='equal', target_modules=None, "
