@@ -2,6 +2,7 @@
 
 from npas.api import compile, compile_, plan
 from npas.checkpoint import load, save
+from npas.cluster import cluster
 from npas.errors import (
     BudgetError,
     CheckpointError,
@@ -14,6 +15,7 @@ from npas.inplace import uncompile_
 from npas.mapping import Mapping
 from npas.passes.materialize import dense_state_dict, materialize
 from npas.plan import Plan
+from npas.search import search, search_model
 from npas.tools import param_groups, refresh, report, reset
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "TraceError",
+    "cluster",
     "compile",
     "compile_",
     "dense_state_dict",
@@ -36,6 +39,8 @@ __all__ = [
     "report",
     "reset",
     "save",
+    "search",
+    "search_model",
     "uncompile_",
 ]
 __version__ = "0.1.0"

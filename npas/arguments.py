@@ -16,6 +16,7 @@ from npas.passes.schedule import SCHEDULES
 from npas.pipeline import check_backend
 from npas.plan import Plan
 from npas.planning import PlanRequest, check_fits
+from npas.search_bank import SearchBank
 
 _REQUEST = frozenset(field.name for field in fields(PlanRequest)) - {"budget", "zero"}
 _EXAMPLES = frozenset({"example_inputs", "example_kwargs"})
@@ -91,7 +92,7 @@ def check_model(model: object) -> None:
         raise NpasError(
             "the model is torch.compile's; compile the original with npas and then with torch"
         )
-    if any(isinstance(module, Bank | Compiled) for module in model.modules()):
+    if any(isinstance(module, Bank | SearchBank | Compiled) for module in model.modules()):
         raise NpasError(
             f"{type(model).__name__} is compiled by npas already; call npas.materialize on it "
             "first, or compile the original"

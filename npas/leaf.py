@@ -172,6 +172,25 @@ def take_over(module: nn.Module, sources: Mapping[str, Source]) -> None:
     module.__class__ = leaf_class(type(module), tuple(sources_of(module)))
 
 
+def take_over_all(root: nn.Module, sources: Mapping[str, Source]) -> None:
+    """Let the modules of a model make their weights from banks, in place.
+
+    Args:
+        root: any module.
+        sources: every fully qualified name of a generated weight -> source.
+    """
+    owners: dict[str, dict[str, Source]] = {}
+    for name, source in sources.items():
+        owner, _, local = name.rpartition(".")
+        owners.setdefault(owner, {})[local] = source
+    changed: set[int] = set()
+    for path, found in owners.items():
+        module = root.get_submodule(path)
+        if id(module) not in changed:
+            changed.add(id(module))
+            take_over(module, found)
+
+
 def give_back(module: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
     """Make a module the plain one again, in place.
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from npas.errors import NpasError
+from npas.mapping import Mapping
 from npas.plan import LayerPlan, Plan
 
 if TYPE_CHECKING:
@@ -65,3 +66,12 @@ def _draw_layer(panel: "Axes", row: int, layer: LayerPlan, n_bank: int, colour: 
         width = min(layer.n, layer.stride) if t < layer.k - 1 else layer.n
         shade = 0.75 if t % 2 == 0 else 0.45
         panel.broken_barh([(start, width)], (row - 0.38, 0.76), facecolor=colour, alpha=shade)
+
+
+def plot_mapping(mapping: Mapping) -> "Figure":
+    """Draw which layer is in which bank, and how alike the layers are where that was learned.
+
+    Raises:
+        NpasError: if matplotlib is not installed.
+    """
+    raise NotImplementedError

@@ -13,6 +13,7 @@ from npas.init import draw_again
 from npas.naming import nearest
 from npas.passes.collect import module_kind
 from npas.report import Report
+from npas.search_bank import SearchBank
 
 
 def param_groups(module: nn.Module, weight_decay: float = 0.0) -> list[dict[str, Any]]:
@@ -42,7 +43,7 @@ def param_groups(module: nn.Module, weight_decay: float = 0.0) -> list[dict[str,
             seen.add(id(parameter))
             matrix = parameter.dim() >= 2 and parameter.numel() > max(parameter.shape)
             decays = matrix and module_kind(owner) != "norm"
-            if isinstance(owner, Bank):
+            if isinstance(owner, Bank | SearchBank):
                 decays = name == "theta"
             (decayed if decays else plain).append(parameter)
     groups = [

@@ -23,6 +23,7 @@ NAMES = [
     "Plan",
     "PlanError",
     "TraceError",
+    "cluster",
     "compile",
     "compile_",
     "dense_state_dict",
@@ -34,6 +35,8 @@ NAMES = [
     "report",
     "reset",
     "save",
+    "search",
+    "search_model",
     "uncompile_",
 ]
 
@@ -54,6 +57,16 @@ SIGNATURES = {
     "dense_state_dict": "ssn",
     "load": "folder, model, *, backend='auto', example_inputs=(), example_kwargs=None",
     "save": "ssn, folder",
+    "cluster": "searched, groups='auto', *, seed=0, share=1.0",
+    "search": (
+        "model, batches, loss_fn, *, groups='auto', method='emb', steps=None, optimizer=None, "
+        "seed=0, budget=None, templates=8, checkpoint=None, callbacks=(), progress=None, "
+        "target_modules=None, ignored_modules=None, example_inputs=(), example_kwargs=None"
+    ),
+    "search_model": (
+        "model, *, method='emb', templates=8, target_modules=None, ignored_modules=None, "
+        "example_inputs=(), example_kwargs=None"
+    ),
     "uncompile_": "model",
     "materialize": "ssn",
     "param_groups": "module, weight_decay=0.0",

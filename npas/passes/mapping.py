@@ -1,6 +1,7 @@
 """Map: decide which layers share a bank, without looking at weight values."""
 
 import random
+import warnings
 from collections.abc import Callable, Mapping as MappingType, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from npas.passes.collect import WeightOp
 
 # The paper's best number of groups at a low budget (Table 12, 4M parameters: 21.31 error).
 _DEFAULT_BANKS = 4
-_KMEANS_STARTS: Any = 4
+_STARTS: Any = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +136,13 @@ def _auto(request: MapRequest) -> _Clusters:
     distinct = len(np.unique(features, axis=0))
     if request.n_banks is not None or share is None:
         n_clusters = min(request.n_banks or _DEFAULT_BANKS, distinct)
-        labels = _kmeans(features, n_clusters, request.seed)
+        labels = kmeans(features, n_clusters, request.seed)
         share = None
     else:
         # A bank needs at least 1 / share layers to hold its largest.
         n_clusters = min(max(1, int(share * len(weights))), distinct)
-        labels = _kmeans(features, n_clusters, request.seed)
-        labels = _merge_starved(labels, features, np.array([w.n for w in weights]), share)
+        labels = kmeans(features, n_clusters, request.seed)
+        labels = merge_starved(labels, features, np.array([w.n for w in weights]), share)
     clusters: dict[int, list[str]] = {}
     for weight, label in zip(weights, labels, strict=True):
         clusters.setdefault(int(label), []).append(weight.name)
@@ -174,17 +175,28 @@ def _taps(weight: WeightOp) -> int:
     return max(1, int(np.prod(weight.shape[2:])))
 
 
-def _kmeans(features: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
+def kmeans(points: np.ndarray, n_clusters: int, seed: int, n_init: Any = _STARTS) -> np.ndarray:
+    """Return [points] the cluster of each of ``points`` [points, features].
+
+    Args:
+        points: what is clustered.
+        n_clusters: at most so many; fewer where fewer points are distinct.
+        seed: of the starts.
+        n_init: starts, of which the best is taken.
+    """
     if n_clusters == 1:
-        return np.zeros(len(features), dtype=int)
+        return np.zeros(len(points), dtype=int)
     # Imported here: scikit-learn takes longer to import than a plan takes to make.
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
-    found = KMeans(n_clusters, n_init=_KMEANS_STARTS, random_state=seed).fit_predict(features)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters
+        found = KMeans(n_clusters, n_init=n_init, random_state=seed).fit_predict(points)
     return np.asarray(found)
 
 
-def _merge_starved(
+def merge_starved(
     labels: np.ndarray, features: np.ndarray, sizes: np.ndarray, share: float
 ) -> np.ndarray:
     """Merge a cluster that upsamples a layer without need with the cluster nearest to it."""

@@ -12,7 +12,7 @@ from torch import fx, nn
 from npas.bank import Bank
 from npas.errors import NpasError
 from npas.guards import has_hooks
-from npas.leaf import Source, take_over
+from npas.leaf import Source, take_over_all
 from npas.naming import identifier
 from npas.passes.trace import Trace, clone_module, clone_tensor
 from npas.plan import LayerPlan, Plan
@@ -37,16 +37,7 @@ class Banks:
 
     def attach(self, root: nn.Module) -> None:
         """Make the modules of a model generate their weights, in place."""
-        owners: dict[str, dict[str, Source]] = {}
-        for name, source in self.sources.items():
-            owner, _, local = name.rpartition(".")
-            owners.setdefault(owner, {})[local] = source
-        changed: set[int] = set()
-        for path, sources in owners.items():
-            module = root.get_submodule(path)
-            if id(module) not in changed:
-                changed.add(id(module))
-                take_over(module, sources)
+        take_over_all(root, self.sources)
 
     def hold(self, root: nn.Module, parts: Mapping[str, Any]) -> None:
         """Put the banks, and what the graphs read besides, under ``npas``."""
