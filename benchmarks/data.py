@@ -175,7 +175,9 @@ def _jpeg_files(source: Path) -> _Arrays:
     """Decode ``<part>/<class>/*.jpg``, in the order of their names."""
     from PIL import Image
 
-    found: dict[str, list[Any]] = {f"{part}_{key}": [] for part in ("train", "test") for key in "xy"}
+    found: dict[str, list[Any]] = {
+        f"{part}_{key}": [] for part in ("train", "test") for key in "xy"
+    }
     for name, content in _files(source):
         part, kind, _ = Path(name).parts[-3:]
         with Image.open(io.BytesIO(content)) as image:

@@ -138,7 +138,5 @@ class Experiment:
     def runs(self) -> list[Run]:
         """All runs, a seed of every case before the next seed."""
         return [
-            Run(case.build, case.recipe, seed)
-            for seed in range(self.seeds)
-            for case in self.cases
+            Run(case.build, case.recipe, seed) for seed in range(self.seeds) for case in self.cases
         ]

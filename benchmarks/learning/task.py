@@ -62,7 +62,9 @@ def choose(classes: Tensor, n: int) -> Tensor:
     for kind in kinds:
         places = (classes == kind).nonzero()[:, 0]
         if len(places) < each:
-            raise ValueError(f"{each} images of class {kind} are asked for, there are {len(places)}")
+            raise ValueError(
+                f"{each} images of class {kind} are asked for, there are {len(places)}"
+            )
         chosen.append(places[torch.randperm(len(places), generator=generator)[:each]])
     return torch.cat(chosen)
 
