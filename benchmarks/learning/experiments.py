@@ -6,7 +6,6 @@ from itertools import product
 
 from benchmarks.learning.spec import Build, Case, Experiment, Recipe
 
-
 WRN28 = Recipe("cifar10", 16, 10_000, 10_000, "wrn-28-1", 6, 128, "sgd", 0.3, 5e-4)
 WRN16 = replace(WRN28, network="wrn-16-1")
 DENSE = Case("dense", Build(), WRN28)

@@ -5,7 +5,6 @@ from functools import partial
 
 from torch import nn
 
-from benchmarks.networks.mlp import mlp
 from benchmarks.networks.wrn import wrn
 
 #: name -> builds the network for 10 classes. A stem of 8 channels gives the first stage a

@@ -84,8 +84,7 @@ def batches(task: Task, recipe: Recipe, seed: int, epoch: int) -> Iterator[Batch
 
 
 def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return images shifted by up to an eighth of their size, with zeros behind, half of them
-    flipped.
+    """Return images shifted by up to an eighth of their size, and half of them flipped.
 
     Args:
         x: [batch, channels, size, size].

@@ -155,7 +155,9 @@ def loss_of(module: nn.Module, batch: Batch) -> Tensor:
 
 def fit(module: nn.Module, recipe: Recipe, task: Task, seed: int) -> list[float]:
     """Train, and return each epoch's mean loss; stops at a loss that is no number."""
-    groups = npas.param_groups(module, recipe.weight_decay)
+    groups = npas.param_groups(
+        module, recipe.weight_decay, lr=recipe.lr, sharing_power=recipe.sharing_power
+    )
     optimizer = OPTIMIZERS[recipe.optimizer](groups, recipe.lr)
     schedule = one_cycle(optimizer, recipe.steps)
     losses: list[float] = []
