@@ -13,6 +13,7 @@ from benchmarks.networks.wrn import wrn
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "wrn-28-1": partial(wrn, 28, 2, stem=8),
     "wrn-16-1": partial(wrn, 16, 2, stem=8),
+    "wrn-10-1": partial(wrn, 10, 2, stem=8),
     "wrn-10-grey": partial(wrn, 10, 1, stem=4, in_channels=1),
 }
 

@@ -3,7 +3,6 @@
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def run_missing(
     runs = missing(experiments, rows)
     say(f"{len(runs)} runs to do, {len(rows)} rows in {kept}")
     spent: list[float] = []
-    for row in _rows(runs, data, jobs):
+    for row in _rows(runs, kept, data, jobs):
         images = row["recipe"]["images"]
         if labels.setdefault(images, row["data"]) != row["data"]:
             raise MixedData(
@@ -57,9 +56,13 @@ def run_missing(
         say(f"{len(spent)}/{len(runs)} {describe(row)}; about {left / 60:.0f} min left")
 
 
-def _rows(runs: Sequence[Run], data: Path | None, jobs: int) -> Iterator[dict[str, Any]]:
+def _rows(
+    runs: Sequence[Run], kept: Path, data: Path | None, jobs: int
+) -> Iterator[dict[str, Any]]:
     if jobs == 1:
-        yield from map(partial(train, data=data), runs)
+        for run in runs:
+            if run.key not in read_rows(kept):  # another command may be adding rows
+                yield train(run, data)
         return
     # Not forked: a thread of the parent's libraries may hold a lock.
     context = multiprocessing.get_context("spawn")
