@@ -15,6 +15,8 @@ DENSE = Case("dense", Build(), WRN28)
 DECAY = {"sgd": 5e-4, "adamw": 1e-2}
 RATES = {"sgd": (0.1, 0.3, 1.0), "adamw": (3e-3, 1e-2, 3e-2)}
 POWERS = (0.0, 0.5, 1.0)
+_REPEATED = "Layers larger than the bank repeat it under masks."
+_COMBINED = "wavg, K = 4 at most."
 
 
 def _mapping(budget: str, n_banks: int) -> tuple[Case, ...]:
@@ -90,14 +92,30 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         (*_mapping("11%", 4), DENSE),
         "single",
     ),
-    *(_rates(optimizer, budget) for optimizer in RATES for budget in ("11%", "25%")),
-    _starts("masks", tuple(MASKS), "5%", "Layers larger than the bank repeat it under masks."),
-    *(
-        _starts("coefficients", tuple(COEFFICIENTS), budget, "wavg, K = 4 at most.")
-        for budget in ("50%", "25%")
-    ),
+    _rates("sgd", "11%"),
+    _starts("masks", tuple(MASKS), "5%", _REPEATED),
+    _starts("coefficients", tuple(COEFFICIENTS), "25%", _COMBINED),
+    _rates("adamw", "11%"),
+    _rates("sgd", "25%"),
+    _starts("coefficients", tuple(COEFFICIENTS), "50%", _COMBINED),
+    _rates("adamw", "25%"),
     _pilot(),
 )
+
+
+QUICK = Recipe("digits", 8, 160, 100, "wrn-28-grey", 1, 32, "sgd", 0.1, 5e-4, augment=False)
+
+
+def quick(experiment: Experiment) -> Experiment:
+    """Return the experiment with runs of a second: a case an arm, two seeds, tiny images.
+
+    Its numbers say nothing but that the machinery works.
+    """
+    cases = [
+        replace(cases[0], recipe=replace(QUICK, sharing_power=cases[0].recipe.sharing_power))
+        for cases in experiment.arms.values()
+    ]
+    return replace(experiment, cases=tuple(cases), seeds=2)
 
 
 def select(names: Sequence[str]) -> list[Experiment]:

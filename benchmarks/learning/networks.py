@@ -14,7 +14,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "wrn-28-1": partial(wrn, 28, 2, stem=8),
     "wrn-16-1": partial(wrn, 16, 2, stem=8),
     "wrn-10-1": partial(wrn, 10, 2, stem=8),
-    "wrn-10-grey": partial(wrn, 10, 1, stem=4, in_channels=1),
+    "wrn-28-grey": partial(wrn, 28, 2, stem=4, in_channels=1),
 }
 
 #: Our reading of the paper's Figure 5 for networks of four blocks a stage (the figure says that

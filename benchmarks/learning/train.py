@@ -95,7 +95,7 @@ def build(model: nn.Module, how: Build, recipe: Recipe, task: Task, seed: int) -
     if how.groups == "manual":
         groups, n_banks = dict(MANUAL), None
     elif how.groups.startswith("search-"):
-        steps = int(SEARCH_SHARE * recipe.steps)
+        steps = max(1, int(SEARCH_SHARE * recipe.steps))
         start = time.process_time()
         groups = search(model, how, recipe, task, seed, steps)
         search_s, n_banks = time.process_time() - start, None
