@@ -250,6 +250,12 @@ class Bank(nn.Module):
         slot = self._slots[layer]
         return slot.layer, slot.coefficient, slot.scale
 
+    @torch.no_grad()
+    def coefficients_of(self, layer: str) -> torch.Tensor:
+        """Return [K_i] a layer's coefficients now, made from its embedding where it has one."""
+        slot = self._slots[layer]
+        return self.sources().coef[slot.offset : slot.offset + slot.layer.k].detach()
+
     def _note_gains(self) -> None:
         # Read once, not in forward: on a GPU that would wait for the device.
         self._unit_gain = not self.gain.is_meta and bool((self.gain == 1).all())

@@ -1,20 +1,23 @@
-"""The command line: plan, explain, diff, check."""
+"""The command line: plan, search, explain, diff, check."""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from npas.errors import BudgetError, NpasError, PlanError, TraceError
 from npas.mapping import Mapping
-from npas.model_source import ModelError, load_model, parse_input
+from npas.model_source import ModelError, load_model, load_search, parse_input
 from npas.plan import DOWNSAMPLE, UPSAMPLE, Plan
 
 OK, DIFFERS, USAGE, BUDGET, INVALID, MODEL = range(6)
+INTERRUPTED = 130  # as shells say it
 _MODEL_HELP = (
     "package.module:callable, file.py:callable, timm:NAME, torchvision:NAME or hf:CONFIG.json"
 )
@@ -25,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 fine, 1 differs (``diff``), 2 usage, 3 budget, 4 invalid plan or file, 5 the model cannot
-        be loaded or traced.
+        be loaded or traced, 130 interrupted (``search``, which has saved its state).
     """
     parsed = _parser().parse_args(arguments)
     errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
@@ -41,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code, message = USAGE, str(error)
     except OSError as error:
         code, message = INVALID, str(error)
+    except KeyboardInterrupt as error:
+        code, message = INTERRUPTED, str(error) or "interrupted"
     errors.print(f"npas {parsed.command}: {message}")
     return code
 
@@ -66,12 +71,51 @@ def _plan(arguments: argparse.Namespace) -> int:
     )
     if arguments.out:
         result.save(arguments.out)
+    if arguments.plot:
+        _save_figure(result.plot(), arguments.plot)
     if arguments.json:
         sys.stdout.write(result.to_json())
     else:
         console = _console()
         console.print(result.table())
         console.print(result.summary())
+    return OK
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from npas.search import search
+
+    out = Path(arguments.out)
+    groups = (
+        arguments.groups if arguments.groups == "auto" else _whole("--groups", arguments.groups)
+    )
+    # The script draws its model's weights: the same seed gives the same file.
+    torch.manual_seed(arguments.seed)
+    model, batches, loss_fn, *optimizer = load_search(arguments.script, _kwargs(arguments.kwargs))
+    mapping = search(
+        model,
+        batches,
+        loss_fn,
+        groups=groups,
+        method=arguments.method,
+        steps=arguments.steps,
+        optimizer=optimizer[0] if optimizer else None,
+        seed=arguments.seed,
+        budget=arguments.budget,
+        templates=arguments.templates,
+        checkpoint=arguments.checkpoint or out.with_name(f"{out.name}.state"),
+        target_modules=arguments.target_modules,
+        ignored_modules=arguments.ignored_modules,
+    )
+    mapping.save(out)
+    if arguments.plot:
+        _save_figure(mapping.plot(), arguments.plot)
+    if arguments.json:
+        sys.stdout.write(mapping.to_json())
+    else:
+        console = _console()
+        console.print(mapping.summary())
+        console.print(f"wrote {out}; use it with: npas plan MODEL --budget B --groups {out}")
     return OK
 
 
@@ -119,6 +163,20 @@ def _check(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _save_figure(figure: Any, path: str) -> None:
+    known = figure.canvas.get_supported_filetypes()
+    if Path(path).suffix.removeprefix(".") not in known:
+        raise NpasError(f"--plot {path!r} must end in one of {', '.join(sorted(known))}")
+    figure.savefig(path, dpi=130)
+
+
+def _whole(option: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise NpasError(f"{option} {text!r} must be a whole number or auto") from None
+
+
 def _console() -> Console:
     # Text for people goes to the terminal, or to stderr where stdout is read by a program.
     to_terminal = sys.stdout.isatty()
@@ -164,8 +222,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument(
         "--groups",
         default="auto",
-        help="auto, own, single, random, by_shape, repeated, a JSON object of patterns, or a "
-        "mapping file (.json)",
+        help="auto, own, single, random, by_shape, repeated, soft_sharing, a JSON object of "
+        "patterns, or a mapping file (.json)",
     )
     plan.add_argument("--n-banks", type=int, help="number of banks for auto and random")
     plan.add_argument("--k", type=int, help="most templates a layer may have")
@@ -177,7 +235,33 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--input", action="append", default=[], metavar="[NAME=]DTYPE:SIZES")
     plan.add_argument("--kwargs", default="{}", help="JSON arguments for the callable")
     plan.add_argument("--out", help="write the plan to this file")
+    plan.add_argument("--plot", metavar="FILE", help="draw the plan (.png, .svg, .pdf)")
     plan.set_defaults(run=_plan)
+
+    search = commands.add_parser("search", help="learn which layers share, by a short training")
+    search.add_argument(
+        "script",
+        metavar="SCRIPT.py:make",
+        help="callable that returns model, batches, loss_fn and, if wanted, a function that makes "
+        "the optimizer from parameter groups",
+    )
+    search.add_argument("--groups", default="auto", help="number of banks, or auto")
+    search.add_argument("--out", required=True, help="write the mapping to this file (.json)")
+    search.add_argument("--method", default="emb", help="emb or wavg")
+    search.add_argument("--steps", type=int, help="training steps; all batches by default")
+    search.add_argument("--templates", type=int, default=8, help="templates of the search's bank")
+    search.add_argument("--seed", type=int, default=0)
+    search.add_argument("--budget", help="that the mapping is for, as npas plan takes it")
+    search.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="state of an interrupted search, to go on from; OUT.state by default",
+    )
+    search.add_argument("--target-modules", nargs="+", metavar="PATTERN", help="only these")
+    search.add_argument("--ignored-modules", nargs="+", metavar="PATTERN", help="not these")
+    search.add_argument("--kwargs", default="{}", help="JSON arguments for the callable")
+    search.add_argument("--plot", metavar="FILE", help="draw the mapping (.png, .svg, .pdf)")
+    search.set_defaults(run=_search)
 
     explain = commands.add_parser("explain", help="where a layer's weights come from, and why")
     explain.add_argument("plan")

@@ -206,6 +206,27 @@ class Mapping:
         except (OSError, UnicodeDecodeError) as error:
             raise PlanError(f"mapping {path}: {error}") from error
 
+    def summary(self) -> str:
+        """Return the mapping in a few lines of text: a line a bank."""
+        counts = f"{len(self.bank_of)} layers in {len(self.banks)} banks"
+        lines = [f"{counts}, {self.source}"]
+        if self.learned is not None:
+            found = self.learned
+            known = {
+                "inertia": found.inertia,
+                "silhouette": found.silhouette,
+                "stability over seeds": found.stability,
+            }
+            lines.append(
+                f"{found.steps} steps, {found.templates} templates, seed {found.seed}; "
+                + ", ".join(f"{n} {v:.3g}" for n, v in known.items() if v is not None)
+            )
+        for bank, layers in self.banks.items():
+            shown = ", ".join(layers[:4]) + (f" and {len(layers) - 4} more" if layers[4:] else "")
+            frozen = " (frozen)" if bank in self.frozen else ""
+            lines.append(f"  {bank}{frozen}: {shown}: {self.reasons.get(bank, '')}")
+        return "\n".join(lines)
+
     def plot(self) -> "Figure":
         """Draw layers against banks, and how alike layers are if learned (needs ``npas[plot]``)."""
         from npas.plot import plot_mapping

@@ -62,6 +62,38 @@ def load_model(source: str, arguments: Mapping[str, Any]) -> nn.Module:
     return model
 
 
+def load_search(source: str, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Call ``path/to/file.py:make`` or ``package.module:make`` for what a search needs.
+
+    Args:
+        source: names a callable that returns model, batches, loss_fn and, if it wants, a function
+            that makes the optimizer.
+        arguments: keyword arguments for it.
+
+    Raises:
+        ModelError: if it cannot be found, fails, or returns something else.
+    """
+    where, separator, what = source.rpartition(":")
+    if not separator or not where or not what:
+        raise ModelError(f"{source!r}: write SCRIPT.py:make or package.module:make")
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            made = _callable(where, what)(**arguments)
+    except ModelError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{source!r}: {type(error).__name__}: {error}") from error
+    if not isinstance(made, tuple) or len(made) not in (3, 4) or not isinstance(made[0], nn.Module):
+        found = type(made).__name__
+        if isinstance(made, tuple):
+            found = f"({', '.join(type(part).__name__ for part in made)})"
+        raise ModelError(
+            f"{source!r} must return model, batches, loss_fn and perhaps an optimizer function; it "
+            f"returned {found}"
+        )
+    return made
+
+
 def _callable(where: str, what: str) -> Any:
     if where.endswith(".py"):
         path = Path(where)

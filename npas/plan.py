@@ -15,6 +15,7 @@ from npas.passes.demand import BankCost, Block, Demand, bank_cost, is_ordinary
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
+    from torch import nn
 
     from npas.plan_diff import Change
 
@@ -261,8 +262,12 @@ class Plan:
 
         return plan_changes(self, other)
 
-    def plot(self) -> "Figure":
-        """Return a picture of the banks and the windows that layers take (needs ``npas[plot]``)."""
+    def plot(self, module: "nn.Module | None" = None) -> "Figure":
+        """Draw layers against banks, windows, and who shares them (needs ``npas[plot]``).
+
+        Args:
+            module: compiled from this plan: how alike its coefficients are now is drawn too.
+        """
         from npas.plot import plot_plan
 
-        return plot_plan(self)
+        return plot_plan(self, module)

@@ -15,7 +15,8 @@ from torch import nn
 
 from npas.arguments import check_keywords, check_model
 from npas.budget import parse_budget
-from npas.cluster import check_groups, cluster, search_bank
+from npas.cluster import check_groups, cluster
+from npas.compiled import subclass
 from npas.errors import NpasError
 from npas.leaf import Source, take_over_all
 from npas.mapping import Mapping
@@ -341,6 +342,13 @@ def _interruptible() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
+class _Searched(nn.Module):
+    """Stands in front of the class of a search model's root, whose items the bank is not."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Make a class without telling the original, which may keep a list of its subclasses."""
+
+
 def _search_model(
     model: nn.Module,
     method: str,
@@ -377,6 +385,7 @@ def _search_model(
     names = {name: w.name for w in weights for name in (w.name, *w.aliases)}
     take_over_all(module, {name: Source(bank, layer) for name, layer in names.items()})
     module.npas = nn.ModuleDict({"search": bank})
+    module.__class__ = subclass(type(module), _Searched)
     return module, inventory
 
 
@@ -432,6 +441,3 @@ def _length(batches: Iterable[Any]) -> int | None:
         return len(batches)  # type: ignore[arg-type]
     except TypeError:
         return None
-
-
-__all__ = ["SearchStep", "search", "search_bank", "search_model"]

@@ -176,3 +176,141 @@ def test_any_bank_name_that_is_accepted_survives_a_plan_file() -> None:
         ssn = npas.compile(model(), plan=plan)
         assert sum(p.numel() for p in ssn.parameters()) == plan.n_params
     assert refused < len(names)
+
+
+def by_hand() -> Mapping:
+    return Mapping(
+        {"one": ("a.w", "b.w", "c.w"), "two": ("d.w",), "three": ("e.w", "f.w")},
+        "by hand",
+        {"one": "alike", "two": "alone"},
+    )
+
+
+def test_merge() -> None:
+    merged = by_hand().merge("two", "one")
+    assert merged.banks == {"two": ("a.w", "b.w", "c.w", "d.w"), "three": ("e.w", "f.w")}
+    assert "one" not in merged.reasons and "merged by hand" in merged.reasons["two"]
+    assert set(merged.bank_of) == set(by_hand().bank_of)
+
+
+def test_split_and_pin() -> None:
+    split = by_hand().split("one", "a", "c")
+    assert split.banks["one"] == ("b.w",) and split.banks["one_split"] == ("a.w", "c.w")
+    named = by_hand().split("one", "b", name="new")
+    assert named.banks["new"] == ("b.w",)
+    pinned = by_hand().pin("a", "d", "e")
+    assert sorted(pinned.banks.values()) == [("a.w",), ("b.w", "c.w"), ("d.w",), ("e.w",), ("f.w",)]
+    assert "pinned" in pinned.reasons[pinned.bank_of["a.w"]]
+    assert by_hand() == by_hand().pin("d")  # it had its own already
+
+
+def test_pin_leaves_a_layer_alone_in_a_plan() -> None:
+    mapping = Mapping.from_json(json.dumps(GOOD)).pin("1")
+    plan = npas.plan(model(), "100%", groups=mapping)
+    assert plan.bank_by_name[plan.layer("1.weight").bank].layers == ("1.weight",)
+
+
+def test_frozen_banks_stay_as_they_are(tmp_path: Path) -> None:
+    frozen = by_hand().freeze("one")
+    assert frozen.frozen == ("one",)
+    for change in (
+        lambda: frozen.merge("one", "two"),
+        lambda: frozen.split("one", "a"),
+        lambda: frozen.pin("b"),
+    ):
+        with pytest.raises(npas.NpasError, match="'one' is frozen"):
+            change()
+    assert frozen.merge("two", "three").frozen == ("one",)
+    frozen.save(tmp_path / "m.json")
+    assert Mapping.load(tmp_path / "m.json") == frozen
+    with pytest.raises(PlanError, match="frozen"):
+        Mapping.from_json(changed(frozen=["three"]))
+    with pytest.raises(PlanError, match="frozen"):
+        Mapping.from_json(changed(frozen="one"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda m: m.merge("one"), "two banks or more"),
+        (lambda m: m.merge("one", "one"), "two banks or more"),
+        (lambda m: m.merge("one", "twoo"), "nearest: 'two'"),
+        (lambda m: m.split("one", "x"), "matches no weight"),
+        (lambda m: m.split("one", "a", "b", "c"), "3 of the 3"),
+        (lambda m: m.split("one"), "0 of the 3"),
+        (lambda m: m.split("four", "a"), "no bank"),
+        (lambda m: m.pin("zz"), "matches no weight"),
+        (lambda m: m.freeze("four"), "no bank"),
+    ],
+)
+def test_edits_that_make_no_sense(edit: Any, says: str) -> None:
+    with pytest.raises(npas.NpasError, match=says):
+        edit(by_hand())
+
+
+LEARNED: dict[str, Any] = {
+    "method": "emb",
+    "templates": 8,
+    "steps": 40,
+    "seed": 1,
+    "optimizer": "AdamW",
+    "losses": [2.5, 0.5],
+    "inertia": 1.25,
+    "silhouette": None,
+    "stability": 0.75,
+    "representation": {f"{i}.weight": [0.5, -1.5e-5, i] for i in range(3)},
+}
+
+
+def test_what_was_learned_survives_the_file_a_line_a_layer() -> None:
+    mapping = Mapping.from_json(changed(learned=LEARNED))
+    assert mapping.learned is not None and mapping.learned.losses == (2.5, 0.5)
+    assert Mapping.from_json(mapping.to_json()) == mapping
+    assert '      "1.weight": [0.5, -1.5e-05, 1],\n' in mapping.to_json()
+    edited = mapping.merge("one", "two")
+    assert edited.learned is not None
+    assert edited.learned.inertia is None and edited.learned.stability is None
+    assert edited.learned.representation == mapping.learned.representation
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"method": "pca"}, "method"),
+        ({"steps": -1}, "steps"),
+        ({"seed": True}, "seed"),
+        ({"templates": 8.0}, "templates"),
+        ({"optimizer": None}, "optimizer"),
+        ({"inertia": "1"}, "inertia"),
+        ({"stability": float("inf")}, "stability"),
+        ({"losses": [1.0]}, "losses"),
+        ({"losses": [1.0, float("nan")]}, "losses"),
+        ({"representation": {}}, "representation"),
+        ({"representation": {"0.weight": 3}}, "representation"),
+        ({"representation": {"0.weight": []}}, "representation"),
+        ({"representation": {"0.weight": [1.0], "1.weight": [1, 2]}}, "1.weight"),
+        ({"representation": {"0.weight": [10**400]}}, "representation"),
+        ({"representation": {"0.weight": [1.0]}}, "layers of the banks"),
+        ({"extra": 1}, r"'learned\.extra'"),
+    ],
+)
+def test_hostile_learned_fields(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(PlanError, match=says):
+        Mapping.from_json(changed(learned={**LEARNED, **fields}))
+    with pytest.raises(PlanError, match="learned must be"):
+        Mapping.from_json(changed(learned=[]))
+
+
+def test_a_file_of_hostile_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("npas.mapping_json.MOST_BYTES", 100)
+    (tmp_path / "m.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    with pytest.raises(PlanError, match="larger than"):
+        Mapping.load(tmp_path / "m.json")
+    with pytest.raises(PlanError, match="larger than"):
+        Mapping.from_json(json.dumps(GOOD))
+
+
+def test_the_summary_names_banks_and_layers() -> None:
+    text = Mapping.from_json(changed(learned=LEARNED)).freeze("one").summary()
+    assert "3 layers in 2 banks" in text and "one (frozen): 0.weight, 1.weight" in text
+    assert "stability over seeds 0.75" in text and "silhouette" not in text

@@ -1,7 +1,9 @@
 """Map: decide which layers share a bank, without looking at weight values."""
 
+import itertools
 import random
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping as MappingType, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,8 @@ from npas.passes.collect import WeightOp
 # The paper's best number of groups at a low budget (Table 12, 4M parameters: 21.31 error).
 _DEFAULT_BANKS = 4
 _STARTS: Any = 4
+# Roles beyond these are one; a model in which every layer has its own has no roles.
+_MOST_ROLES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +125,32 @@ def _repeated(request: MapRequest) -> _Clusters:
     return groups + [([name], "in no repeated block: its own bank") for name in rest]
 
 
+def _soft_sharing(request: MapRequest) -> _Clusters:
+    """Let all weights of one shape share that stand in one row of repeated blocks.
+
+    In a residual network these are a stage's 3x3 convolutions but those of its first block, which
+    strides and projects: the manual groups of Savarese and Maire (2019), and of the paper's
+    Figure 5 for a WRN as far as its text says. WRN-28-10 has 14 groups so.
+    """
+    shapes = {w.name: w.shape for w in request.weights}
+    clusters: _Clusters = []
+    placed: set[str] = set()
+    for number, repetition in enumerate(repeated_blocks(request.graph)):
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for name in dict.fromkeys(itertools.chain.from_iterable(repetition.copies)):
+            if name not in placed:
+                alike.setdefault(shapes[name], []).append(name)
+        for shape, names in alike.items():
+            placed.update(names)
+            text = "x".join(map(str, shape))
+            where = f"{len(repetition.copies)} repeated blocks (repetition {number + 1})"
+            clusters.append((names, f"all of shape {text} in {where}"))
+    rest = [w.name for w in request.weights if w.name not in placed]
+    return clusters + [([name], "in no repeated block: its own bank") for name in rest]
+
+
 def _auto(request: MapRequest) -> _Clusters:
-    """Cluster by k-means over shape, kind and depth: as many banks as possible.
+    """Cluster by k-means over shape, kind, depth and role: as many banks as possible.
 
     A bank gets parameters in proportion to its layers, so a layer is upsampled where it is larger
     than the bank's share of its layers. Appendix C found that this is what hurts: clusters in
@@ -141,20 +169,22 @@ def _auto(request: MapRequest) -> _Clusters:
     else:
         # A bank needs at least 1 / share layers to hold its largest.
         n_clusters = min(max(1, int(share * len(weights))), distinct)
-        labels = kmeans(features, n_clusters, request.seed)
+        # Starts of a thousand clusters take seconds each, and differ little in what is merged.
+        n_init = _STARTS if n_clusters <= 128 else 1
+        labels = kmeans(features, n_clusters, request.seed, n_init)
         labels = merge_starved(labels, features, np.array([w.n for w in weights]), share)
     clusters: dict[int, list[str]] = {}
     for weight, label in zip(weights, labels, strict=True):
         clusters.setdefault(int(label), []).append(weight.name)
     kinds = {w.name: w.kind for w in weights}
     return [
-        (names, f"near in shape, kind and depth ({_spread([kinds[n] for n in names])})")
+        (names, f"near in shape, kind, depth and role ({_spread([kinds[n] for n in names])})")
         for names in clusters.values()
     ]
 
 
 def _features(weights: Sequence[WeightOp]) -> np.ndarray:
-    """Return [layers, features]: log sizes, depth and one-hot kind, each of unit spread."""
+    """Return [layers, features]: log sizes and depth of unit spread, one-hot kind and role."""
     sizes = np.array(
         [
             [np.log2(w.n), np.log2(w.shape[0]), np.log2(w.n / w.shape[0]), np.log2(_taps(w))]
@@ -162,12 +192,20 @@ def _features(weights: Sequence[WeightOp]) -> np.ndarray:
         ]
     )
     depth = np.linspace(0.0, 1.0, len(weights))[:, None]
-    kinds = sorted({w.kind for w in weights})
-    one_hot = np.array([[float(w.kind == kind) for kind in kinds] for w in weights])
+    labels = ([w.kind for w in weights], [_role(w.name) for w in weights])
+    one_hot = [
+        np.array(found)[:, None] == [value for value, _ in Counter(found).most_common(_MOST_ROLES)]
+        for found in labels
+    ]
     columns = np.concatenate([sizes, depth], axis=1)
     spread = columns.std(axis=0)
     columns = (columns - columns.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    return np.concatenate([columns, one_hot], axis=1)
+    return np.concatenate([columns, *one_hot], axis=1)
+
+
+def _role(name: str) -> str:
+    """Return a name without numbers: what a layer is in its block, wherever the block stands."""
+    return ".".join(part for part in name.split(".") if not part.isdigit())
 
 
 def _taps(weight: WeightOp) -> int:
@@ -230,6 +268,7 @@ STRATEGIES: dict[str, Callable[[MapRequest], _Clusters]] = {
     "random": _random,
     "by_shape": _by_shape,
     "repeated": _repeated,
+    "soft_sharing": _soft_sharing,
 }
 
 
