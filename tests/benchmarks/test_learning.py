@@ -150,8 +150,6 @@ def test_manual_groups_are_the_papers_fourteen() -> None:
     assert len(plan.banks) == 14 and [len(bank.layers) for bank in shared] == [6, 6, 6]
     for bank in shared:
         assert len({plan.layer_by_name[name].shape for name in bank.layers}) == 1
-    preset = npas.plan(model, "100%", groups="soft_sharing")
-    assert {b.layers for b in preset.banks} == {b.layers for b in plan.banks}
 
 
 def test_batches_follow_from_the_seed() -> None:
