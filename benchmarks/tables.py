@@ -72,13 +72,19 @@ def markdown(title: str, command: str, where: str, sections: Iterable[Section]) 
     """Return a document of tables."""
     lines = [f"# {title}", "", f"Made by `{command}` ({where}).", ""]
     for section in sections:
-        lines += [f"## {section.title}", "", section.note, ""]
-        lines.append("| " + " | ".join(column.head for column in section.columns) + " |")
-        lines.append("|" + " --- |" * len(section.columns))
-        for row in section.rows:
-            lines.append("| " + " | ".join(column.text(row) for column in section.columns) + " |")
-        lines.append("")
+        lines += [f"## {section.title}", "", section.note, "", *table_lines(section), ""]
     return "\n".join(lines)
+
+
+def table_lines(section: Section) -> list[str]:
+    """Return the lines of a table in Markdown."""
+    lines = [
+        "| " + " | ".join(column.head for column in section.columns) + " |",
+        "|" + " --- |" * len(section.columns),
+    ]
+    for row in section.rows:
+        lines.append("| " + " | ".join(column.text(row) for column in section.columns) + " |")
+    return lines
 
 
 def read_markdown(path: Path) -> list[dict[str, str]]:

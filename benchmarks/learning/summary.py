@@ -1,0 +1,83 @@
+"""From rows to what is committed: accuracies of every case by seed, and what made them."""
+
+import itertools
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.learning.spec import Case, Experiment, Run
+
+COMMITTED = Path("benchmarks/results/learning.json")
+_ENVIRONMENT = ("data", "python", "torch", "machine", "threads")
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+def summarise(experiments: Sequence[Experiment], rows: Rows, command: str) -> dict[str, Any]:
+    """Return the summary of all experiments that have rows, as JSON values."""
+    found = {e.name: _experiment(e, rows) for e in experiments}
+    used = [rows[run.key] for e in experiments for run in e.runs if run.key in rows]
+    return {
+        "command": command,
+        "made with": {
+            key: sorted({str(row[key]) for row in used}) for key in (*_ENVIRONMENT, "revision")
+        },
+        "experiments": {name: e for name, e in found.items() if any(e["arms"].values())},
+    }
+
+
+def _experiment(experiment: Experiment, rows: Rows) -> dict[str, Any]:
+    arms = {
+        arm: [made for case in cases if (made := _case(case, experiment.seeds, rows))]
+        for arm, cases in experiment.arms.items()
+    }
+    return {
+        "title": experiment.title,
+        "note": experiment.note,
+        "baseline": experiment.baseline,
+        "seeds": experiment.seeds,
+        "arms": arms,
+    }
+
+
+def _case(case: Case, seeds: int, rows: Rows) -> dict[str, Any] | None:
+    keys = {seed: Run(case.build, case.recipe, seed).key for seed in range(seeds)}
+    done = {seed: rows[key] for seed, key in keys.items() if key in rows}
+    if not done:
+        return None
+    first = next(iter(done.values()))
+    return {
+        "build": asdict(case.build),
+        "recipe": asdict(case.recipe),
+        "steps": first["steps"],
+        "search_steps": first["search_steps"],
+        "n_params": round(statistics.mean(row["n_params"] for row in done.values())),
+        "n_banks": first["n_banks"],
+        "accuracy": {str(seed): row["accuracy"] for seed, row in done.items()},
+        "last_loss": {str(seed): row["losses"][-1] for seed, row in done.items()},
+        "train_cpu_s": round(sum(row["train_cpu_s"] for row in done.values()), 1),
+        "search_cpu_s": round(sum(row["search_cpu_s"] for row in done.values()), 1),
+        "agreement": agreement([row["banks"] for row in done.values() if row["banks"]]),
+    }
+
+
+def agreement(mappings: Iterable[Mapping[str, Sequence[str]]]) -> float | None:
+    """Return the mean adjusted Rand index of the pairs of mappings, None for fewer than two.
+
+    1 where all seeds put the same layers together, about 0 where they do so by chance.
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    bank_of = [{n: bank for bank, names in m.items() for n in names} for m in mappings]
+    labels = [[own[name] for name in sorted(own)] for own in bank_of]
+    pairs = list(itertools.combinations(labels, 2))
+    if not pairs:
+        return None
+    return round(statistics.mean(float(adjusted_rand_score(a, b)) for a, b in pairs), 3)
+
+
+def dump(summary: Mapping[str, Any]) -> str:
+    """Return a summary as JSON text."""
+    return json.dumps(summary, indent=1) + "\n"
