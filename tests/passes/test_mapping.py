@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 import npas
-from benchmarks.networks.wrn import wrn
 from npas.errors import NpasError, PlanError
 from npas.mapping import Mapping
 from npas.passes.blocks import op_graph
