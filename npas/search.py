@@ -25,6 +25,7 @@ from npas.passes.collect import Inventory, collect
 from npas.passes.structure import analyse
 from npas.passes.trace import clone_all
 from npas.passes.verify import steady
+from npas.planning import resolve
 from npas.search_bank import METHODS, STARTS, SearchBank
 from npas.search_progress import shown
 from npas.search_state import (
@@ -183,7 +184,9 @@ def search(
             example_kwargs,
         )
         check_groups(groups, len(inventory.weights))
-        share = _share(budget, inventory)
+        # "largest" lets every bank hold its largest layer, as a budget of 100% does.
+        found_share = None if budget is None else resolve(parse_budget(budget), inventory)[1]
+        share = 1.0 if found_share is None else max(found_share, sys.float_info.min)
         optimizer = optimizer or (lambda groups: torch.optim.AdamW(groups, lr=1e-3))
         made = optimizer(param_groups(module))
         if not isinstance(made, torch.optim.Optimizer):
@@ -411,17 +414,6 @@ def _check_weights(model: nn.Module, names: Sequence[str]) -> None:
     for name in names:
         if not bool(torch.isfinite(parameters[name]).all()):
             raise NpasError(f"{name} holds values that are not finite")
-
-
-def _share(budget: Any, inventory: Inventory) -> float:
-    """Return parameters for banks over elements of all weights."""
-    if budget is None:
-        return 1.0
-    asked = parse_budget(budget).resolve(inventory.n_dense, 4, least=0)
-    if asked is None:
-        return 1.0
-    n_weights = sum(weight.n for weight in inventory.weights)
-    return max(asked - inventory.n_fixed, 1) / n_weights
 
 
 def _check(
