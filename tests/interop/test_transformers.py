@@ -244,7 +244,7 @@ def test_uncompiled_the_model_takes_new_words(name: str) -> None:
 
 
 def test_a_search_tells_the_roles_of_a_decoders_layers_apart() -> None:
-    """Six steps on random tokens: all queries, keys and values in one bank, all first MLP layers."""
+    """Six steps on random tokens: one bank of attention inputs, one of first MLP layers."""
     config = transformers.GPT2Config(
         n_layer=3, n_embd=32, n_head=2, vocab_size=100, n_positions=32, use_cache=False
     )
