@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping as MappingType, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -236,10 +237,9 @@ class _Loop:
         if self._path is not None and self._path.exists():
             self.done, states = load_state(self._path, self._what, self._module, self._optimizer)
         n_steps = steps if steps is not None else _length(batches)
+        left = None if steps is None else max(0, steps - self.done.step)
         with _interruptible() as interrupted, shown(n_steps, progress) as show:
-            for batch in self._left(batches, states):
-                if steps is not None and self.done.step >= steps:
-                    break
+            for batch in islice(self._left(batches, states), left):
                 loss = self._step(batch)
                 show(self.done.step, loss)
                 seen = SearchStep(self.done.step, n_steps, loss, self._module, self._optimizer)
@@ -275,6 +275,7 @@ class _Loop:
             set_random_states(states)
         yield from iterator
 
+    @torch.enable_grad()
     def _step(self, batch: Any) -> float:
         loss = self._loss_fn(self._module, batch)
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
