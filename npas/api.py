@@ -35,6 +35,7 @@ from npas.passes.verify import check_generation, steady
 from npas.pipeline import Recorder, assemble
 from npas.plan import Plan
 from npas.planning import PlanRequest, make_plan
+from npas.report import LayerStart
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -199,7 +200,7 @@ def compile(
     notes: tuple[str, ...] = ()
     if calibrate is not None:
         measured = _measure(run, model, analysis, plan, calibrate)
-        skipped = _correct(run, ssn, plan, measured, calibrate)
+        skipped = _correct(run, ssn, plan, measured, calibrate, starts)
         starts, notes = with_gains(starts, banks_of(ssn)), _not_calibrated(skipped)
     ssn._npas.report = replace(
         ssn._npas.report, starts=starts, passes=tuple(run.records), notes=notes
@@ -266,7 +267,7 @@ def compile_(
     try:
         run("check", check_generation, model, inputs, kwargs)
         if measured is not None:
-            skipped = _correct(run, model, plan, measured, calibrate)
+            skipped = _correct(run, model, plan, measured, calibrate, starts)
     except BaseException:
         restore(model, originals)
         raise
@@ -295,10 +296,12 @@ def _correct(
     plan: Plan,
     measured: tuple[Trace | None, dict[str, float]],
     batch: Any,
+    starts: MappingType[str, LayerStart],
 ) -> tuple[str, ...]:
     graph, spreads = measured
     if graph is not None:
-        return run("calibrate", correct_graph, module, plan, graph, spreads, batch)
+        drawn = [name for name, start in starts.items() if start.start == "generated"]
+        return run("calibrate", correct_graph, module, plan, graph, spreads, batch, drawn)
     return run("calibrate", correct, module, spreads, batch)
 
 

@@ -1,7 +1,8 @@
 """Calibrate: set the gains once from a forward pass, so that activations keep their scale."""
 
+import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ from npas.plan import Plan
 
 # Corrections at one operation: a bias makes its output's scale not quite linear in the gain.
 ROUNDS = 3
+# Log-factors: a sum that is off by the first weighs as much as a branch that is off by the second,
+# and to the fourth power, so that less of it hardly counts; no branch goes beyond the third.
+_SUM_OFF, _BRANCH_OFF, _FARTHEST = 0.05, 0.5, 2.5
 _ATEN = torch.ops.aten
 _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _ADDS |= {_ATEN.add.Tensor, _ATEN.add_.Tensor}
@@ -32,6 +36,11 @@ _PASSES |= {_ATEN.dropout.default, _ATEN.view.default, _ATEN.reshape.default, _A
 _PASSES |= {_ATEN.transpose.int, _ATEN.permute.default, _ATEN.flatten.using_ints}
 _PASSES |= {_ATEN.contiguous.default, _ATEN.unflatten.int, _ATEN.unsqueeze.default}
 _PASSES |= {_ATEN.squeeze.dim, _ATEN.dropout_.default}
+# What gives its input a scale of its own.
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+_NORM_CALLS = {F.layer_norm, F.rms_norm, F.group_norm, F.batch_norm, F.instance_norm}
+_NORM_CALLS |= {_ATEN.layer_norm.default, _ATEN.rms_norm.default, _ATEN.group_norm.default}
+_NORM_CALLS |= {_ATEN.batch_norm.default, _ATEN.instance_norm.default}
 
 
 def calibration_trace(model: nn.Module, analysis: Trace, plan: Plan, batch: Any) -> Trace | None:
@@ -80,13 +89,19 @@ def measure_graph(model: nn.Module, trace: Trace, batch: Any) -> dict[str, float
 
 @torch.no_grad()
 def correct_graph(
-    module: nn.Module, plan: Plan, trace: Trace, spreads: Mapping[str, float], batch: Any
+    module: nn.Module,
+    plan: Plan,
+    trace: Trace,
+    spreads: Mapping[str, float],
+    batch: Any,
+    drawn: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Rescale gains so that every operation's output has the original's standard deviation.
 
     Equal weights do not make equal activations where many layers share windows: their outputs
     correlate, and residual sums grow. The operations run in order, each with the gains set before
-    it. Where an output is only added to an earlier value, the sum is what is matched.
+    it. Where an output is only added to an earlier value, the sum is matched too: by the sign of a
+    weight that was drawn at random, and by as much of its scale as that takes.
 
     Args:
         module: the compiled module; its gains and bank scales change, its buffers do not.
@@ -94,6 +109,7 @@ def correct_graph(
         trace: from `calibration_trace`.
         spreads: from `measure_graph`.
         batch: as there.
+        drawn: layers whose weights may as well have the other sign.
 
     Returns:
         The layers that were left alone: those whose weight no operation reads alone (recurrent
@@ -108,7 +124,7 @@ def correct_graph(
     graph = rewrite_graph(trace.graphs[module.training], plan, generated, frozenset())
     try:
         with _fixed_randomness(module):
-            correct = _Correct(module, graph, trace.parts, spreads)
+            correct = _Correct(module, graph, trace.parts, spreads, frozenset(drawn))
             _run(correct, trace.guards[module.training], module, batch)
     finally:
         restore_buffers(module, before)
@@ -151,7 +167,7 @@ def _fixed_randomness(module: nn.Module) -> Iterator[None]:
 def normalise_gains(banks: Iterable[Bank]) -> None:
     """Move the geometric mean of each bank's gains into its scale; its weights stay the same."""
     for bank in banks:
-        mean = bank.gain.double().log().mean().exp()
+        mean = bank.gain.double().abs().log().mean().exp()
         bank.theta.mul_(mean.to(bank.theta.dtype))
         bank.set_gains(bank.gain / mean)
 
@@ -204,9 +220,11 @@ class _Correct(_OverParts):
         graph: fx.Graph,
         parts: Mapping[str, Any],
         spreads: Mapping[str, float],
+        drawn: frozenset[str],
     ) -> None:
         super().__init__(module, parts, graph, collect=False)
         self._spreads = spreads
+        self._drawn = drawn
         self._layers = _layers_by_node(module, graph)
         self.done: set[str] = set()
         self._branches: dict[fx.Node, list[_Branch]] = {}
@@ -225,10 +243,6 @@ class _Correct(_OverParts):
             return result
         bank, layer = read[0]
         self.done.add(layer)
-        nodes, total = self._way_to_sum(n)
-        if total is not None:
-            self._branches.setdefault(total, []).append(_Branch(layer, bank, nodes, state))
-            return result
         target = self._spreads.get(n.meta.get("origin", n.name), 0.0)
         for _ in range(ROUNDS):
             own = float(result.float().std(correction=0))
@@ -236,6 +250,9 @@ class _Correct(_OverParts):
                 self._scale(bank, layer, target / own)
                 torch.set_rng_state(state)
                 result = super().run_node(n)
+        nodes, total = self._way_to_sum(n)
+        if total is not None:
+            self._branches.setdefault(total, []).append(_Branch(layer, bank, nodes, state))
         return result
 
     def _scale(self, bank: Bank, layer: str, factor: float) -> None:
@@ -245,16 +262,25 @@ class _Correct(_OverParts):
                 self.env[node] = bank.generate(layer)
 
     def _way_to_sum(self, node: fx.Node) -> tuple[tuple[fx.Node, ...], fx.Node | None]:
-        """Return the operations from a node to the sum it only goes into, if it does."""
+        """Return the operations from a node to the sum it only goes into, if there is one.
+
+        The scale of a sum that only a norm reads does not matter; that of its parts does.
+        """
         nodes = [node]
         while len(nodes[-1].users) == 1:
             user = next(iter(nodes[-1].users))
             if user.target in _ADDS and len(user.all_input_nodes) == 2:
-                return tuple(nodes), user if user.name in self._spreads else None
+                matters = user.name in self._spreads and not all(map(self._norms, user.users))
+                return tuple(nodes), user if matters else None
             if not self._keeps_scale(user):
                 break
             nodes.append(user)
         return tuple(nodes), None
+
+    def _norms(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return isinstance(self.submodules[str(node.target)], _NORMS)
+        return node.target in _NORM_CALLS
 
     def _keeps_scale(self, node: fx.Node) -> bool:
         if node.op == "call_module":
@@ -266,32 +292,49 @@ class _Correct(_OverParts):
         """Scale a branch before its sum runs, which may write into an operand."""
         last = branch.nodes[-1]
         other = next(node for node in total.all_input_nodes if node is not last)
-        now = torch.get_rng_state()
+        now, moved = torch.get_rng_state(), 0.0
+        signs = (1, -1) if branch.layer in self._drawn else (1,)
         for _ in range(ROUNDS):
             value, found = self.env[other], self.env[last]
             same = is_float(value) and is_float(found) and value.shape == found.shape
             if not same or float(found.float().std(correction=0)) <= 0:
                 break
             target = self._spreads[total.name]
-            self._scale(
-                branch.bank, branch.layer, _sum_factor(value.float(), found.float(), target)
-            )
+            sign, shift = _shift(value.float(), found.float(), target, moved, signs)
+            moved, signs = moved + shift, (1,)
+            self._scale(branch.bank, branch.layer, sign * math.exp(shift))
             torch.set_rng_state(branch.random_state)
             for node in branch.nodes:
                 self.env[node] = super().run_node(node)
         torch.set_rng_state(now)
 
 
-def _sum_factor(value: torch.Tensor, branch: torch.Tensor, target: float) -> float:
-    """Return c > 0 so that std(value + c * branch) comes nearest to the target."""
+def _shift(
+    value: torch.Tensor, branch: torch.Tensor, target: float, moved: float, signs: tuple[int, ...]
+) -> tuple[int, float]:
+    """Return the sign and log-factor of a branch with which value + branch comes to the target.
+
+    A branch that is small against what it is added to hardly moves the sum: scaled until that fits
+    exactly, some branches of a deep network end at a thousandth. So the sum's distance from the
+    target and the branch's from its own scale are weighed against each other.
+
+    Args:
+        value: what the branch is added to.
+        branch: at its present scale.
+        target: standard deviation that the sum is to have.
+        moved: log-factor between the branch's present and its own scale.
+        signs: to choose from.
+    """
     value, branch = value - value.mean(), branch - branch.mean()
-    a = float(branch.square().mean())
-    b = float((value * branch).mean())
-    c = float(value.square().mean()) - target**2
-    root = b * b - a * c
-    best = (-b + root**0.5) / a if root > 0 else -b / a
-    # A branch is never turned off: a gain near 0 would hardly learn.
-    return max(best, 0.1)
+    a, b, c = (float(x.mean()) for x in (value.square(), value * branch, branch.square()))
+    shifts = torch.linspace(-_FARTHEST, _FARTHEST, 401, dtype=torch.float64) - moved
+    costs = []
+    for sign in signs:
+        variances = a + 2 * sign * b * shifts.exp() + c * (2 * shifts).exp()
+        off = 0.5 * variances.clamp_min(1e-30).log() - math.log(target)
+        costs.append((off / _SUM_OFF) ** 4 + ((shifts + moved) / _BRANCH_OFF) ** 2)
+    best = int(torch.cat(costs).argmin())
+    return signs[best // len(shifts)], float(shifts[best % len(shifts)])
 
 
 def _layers_by_node(module: nn.Module, graph: fx.Graph) -> dict[fx.Node, tuple[Bank, str]]:

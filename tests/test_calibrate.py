@@ -155,8 +155,8 @@ def test_only_gains_and_the_banks_own_scale_change() -> None:
         else:
             assert torch.equal(value, plain[name]), name
     for bank in banks_of(ssn):
-        assert bank.gain.log().mean().abs() < 1e-4
-        assert bool((bank.gain > 0).all())
+        assert bank.gain.abs().log().mean().abs() < 1e-4
+        assert bool(bank.gain.all())
     assert all(p.grad is None for p in ssn.parameters())
 
 
@@ -266,7 +266,7 @@ def test_zero_branches_stay_zero() -> None:
         nn.init.zeros_(block.down.bias)
     ssn = compiled(model, "15%", calibrate=IDS)
     for bank in banks_of(ssn):
-        assert bool(bank.gain.isfinite().all()) and bool((bank.gain > 0).all())
+        assert bool(bank.gain.isfinite().all()) and bool(bank.gain.all())
         for name in bank.layer_names():
             assert bank.generate(name).any() != ("down" in name)
     assert worst(ssn, model, IDS) < 0.1
