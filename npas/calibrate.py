@@ -25,7 +25,7 @@ from npas.plan import Plan
 ROUNDS = 3
 # Log-factors: a sum that is off by the first weighs as much as a branch that is off by the second,
 # and to the fourth power, so that less of it hardly counts; no branch goes beyond the third.
-_SUM_OFF, _BRANCH_OFF, _FARTHEST = 0.05, 0.5, 2.5
+_SUM_OFF, _BRANCH_OFF, _FARTHEST = 0.08, 0.5, 2.5
 _ATEN = torch.ops.aten
 _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _ADDS |= {_ATEN.add.Tensor, _ATEN.add_.Tensor}
@@ -262,20 +262,30 @@ class _Correct(_OverParts):
                 self.env[node] = bank.generate(layer)
 
     def _way_to_sum(self, node: fx.Node) -> tuple[tuple[fx.Node, ...], fx.Node | None]:
-        """Return the operations from a node to the sum it only goes into, if there is one.
-
-        The scale of a sum that only a norm reads does not matter; that of its parts does.
-        """
+        """Return the operations from a node to the sum it only goes into, if that is to match."""
         nodes = [node]
         while len(nodes[-1].users) == 1:
             user = next(iter(nodes[-1].users))
             if user.target in _ADDS and len(user.all_input_nodes) == 2:
-                matters = user.name in self._spreads and not all(map(self._norms, user.users))
-                return tuple(nodes), user if matters else None
+                known = user.name in self._spreads
+                return tuple(nodes), user if known and not self._between_norms(user) else None
             if not self._keeps_scale(user):
                 break
             nodes.append(user)
         return tuple(nodes), None
+
+    def _between_norms(self, total: fx.Node) -> bool:
+        """Tell whether a sum is that of a post-norm block: what is added to was normed, and it is.
+
+        Nothing accumulates there, and the sum's scale does not matter, but that of its parts does.
+        """
+
+        def normed(node: fx.Node) -> bool:
+            while self._keeps_scale(node):
+                (node,) = node.all_input_nodes
+            return self._norms(node)
+
+        return all(map(self._norms, total.users)) and any(map(normed, total.all_input_nodes))
 
     def _norms(self, node: fx.Node) -> bool:
         if node.op == "call_module":

@@ -144,7 +144,9 @@ def _keep_originals(
     return found
 
 
-def least_change(wanted: torch.Tensor, factors: Sequence[float], stride: int) -> torch.Tensor | None:
+def least_change(
+    wanted: torch.Tensor, factors: Sequence[float], stride: int
+) -> torch.Tensor | None:
     """Return the least x of which the templates, combined, make a weight.
 
     Args:
@@ -171,7 +173,10 @@ def least_change(wanted: torch.Tensor, factors: Sequence[float], stride: int) ->
         if size <= enough:
             return spread_out(solution)
         x = spread_out(way)
-        step = size / float(x.square().sum())
+        length = float(x.square().sum())
+        if length <= enough:  # templates that cancel
+            return None
+        step = size / length
         solution.add_(way, alpha=step)
         back = torch.zeros_like(way)
         for k, factor in enumerate(factors):

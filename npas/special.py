@@ -6,7 +6,8 @@ from torch import Tensor
 # A share of zeros, a mean in standard deviations, and a ratio of rows' standard deviations above
 # which a weight is no draw of independent numbers around zero.
 _ZEROS, _MEAN, _ROWS = 0.05, 0.5, 2.0
-_LEAST_COLUMNS = 16
+# Of fewer elements, or rows of fewer, draws tell nothing.
+_LEAST, _LEAST_COLUMNS = 64, 16
 
 
 @torch.no_grad()
@@ -25,13 +26,13 @@ def special(weight: Tensor, padding_idx: int | None = None) -> str:
     if padding_idx is not None:
         keep = torch.arange(len(rows), device=rows.device) != padding_idx
         rows = rows[keep]
-    if rows.numel() < 2:
+    if rows.numel() < _LEAST:
         return ""
     std, mean = float(rows.std(correction=0)), float(rows.mean())
     if std <= 1e-5 * abs(mean):
         return "constant"
     found: list[str] = []
-    if abs(mean) > std * max(_MEAN, 5 * rows.numel() ** -0.5):
+    if abs(mean) > _MEAN * std:
         found.append("of a mean that is not 0")
     zeros = float((rows == 0).float().mean())
     if zeros > _ZEROS:
