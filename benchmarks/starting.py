@@ -34,7 +34,7 @@ from benchmarks.runner import environment
 from benchmarks.starting_measure import Network, Start, compared, generator, measured, normal
 from benchmarks.starting_plain import coefficients, without_norms
 from benchmarks.tables import Column, Row, Section, markdown, percent, show
-from npas.init import alone
+from npas.originals import alone
 from npas.plan import Plan
 
 BUDGETS = ("1.4%", "10%", "50%", "100%", "400%")

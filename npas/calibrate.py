@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from npas.bank import Bank, banks_of
+from npas.calibrate_sums import branch_factor
 from npas.errors import NpasError, TraceError
 from npas.guards import Guard
 from npas.leaf import sources_of
@@ -23,9 +24,6 @@ from npas.plan import Plan
 
 # Corrections at one operation: a bias makes its output's scale not quite linear in the gain.
 ROUNDS = 3
-# Log-factors: a sum that is off by the first weighs as much as a branch that is off by the second,
-# and to the fourth power, so that less of it hardly counts; no branch goes beyond the third.
-_SUM_OFF, _BRANCH_OFF, _FARTHEST = 0.08, 0.5, 2.5
 _ATEN = torch.ops.aten
 _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _ADDS |= {_ATEN.add.Tensor, _ATEN.add_.Tensor}
@@ -36,6 +34,9 @@ _PASSES |= {_ATEN.dropout.default, _ATEN.view.default, _ATEN.reshape.default, _A
 _PASSES |= {_ATEN.transpose.int, _ATEN.permute.default, _ATEN.flatten.using_ints}
 _PASSES |= {_ATEN.contiguous.default, _ATEN.unflatten.int, _ATEN.unsqueeze.default}
 _PASSES |= {_ATEN.squeeze.dim, _ATEN.dropout_.default}
+# By a number or by a parameter: what scales a branch.
+_PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
+_PRODUCTS |= {_ATEN.mul.Tensor, _ATEN.mul_.Tensor}
 # What gives its input a scale of its own.
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 _NORM_CALLS = {F.layer_norm, F.rms_norm, F.group_norm, F.batch_norm, F.instance_norm}
@@ -269,7 +270,7 @@ class _Correct(_OverParts):
             if user.target in _ADDS and len(user.all_input_nodes) == 2:
                 known = user.name in self._spreads
                 return tuple(nodes), user if known and not self._between_norms(user) else None
-            if not self._keeps_scale(user):
+            if self._passed_on(user) is None:
                 break
             nodes.append(user)
         return tuple(nodes), None
@@ -281,8 +282,8 @@ class _Correct(_OverParts):
         """
 
         def normed(node: fx.Node) -> bool:
-            while self._keeps_scale(node):
-                (node,) = node.all_input_nodes
+            while (source := self._passed_on(node)) is not None:
+                node = source
             return self._norms(node)
 
         return all(map(self._norms, total.users)) and any(map(normed, total.all_input_nodes))
@@ -292,11 +293,20 @@ class _Correct(_OverParts):
             return isinstance(self.submodules[str(node.target)], _NORMS)
         return node.target in _NORM_CALLS
 
-    def _keeps_scale(self, node: fx.Node) -> bool:
+    def _passed_on(self, node: fx.Node) -> fx.Node | None:
+        """Return the input in whose scale a node's output is linear, if it has one."""
+        moving = [source for source in node.all_input_nodes if source.op != "get_attr"]
+        if len(moving) != 1:
+            return None
+        (source,) = moving
         if node.op == "call_module":
             module = self.submodules[str(node.target)]
-            return isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd)
-        return node.target in _PASSES and len(node.all_input_nodes) == 1
+            passes = isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd)
+        elif node.target in _PRODUCTS:
+            passes = node.args.count(source) == 1  # not its square
+        else:
+            passes = node.target in _PASSES and len(node.all_input_nodes) == 1
+        return source if passes else None
 
     def _correct_sum(self, total: fx.Node, branch: _Branch) -> None:
         """Scale a branch before its sum runs, which may write into an operand."""
@@ -307,44 +317,16 @@ class _Correct(_OverParts):
         for _ in range(ROUNDS):
             value, found = self.env[other], self.env[last]
             same = is_float(value) and is_float(found) and value.shape == found.shape
-            if not same or float(found.float().std(correction=0)) <= 0:
-                break
             target = self._spreads[total.name]
-            sign, shift = _shift(value.float(), found.float(), target, moved, signs)
+            if not same or target <= 0 or float(found.float().std(correction=0)) <= 0:
+                break
+            sign, shift = branch_factor(value.float(), found.float(), target, moved, signs)
             moved, signs = moved + shift, (1,)
             self._scale(branch.bank, branch.layer, sign * math.exp(shift))
             torch.set_rng_state(branch.random_state)
             for node in branch.nodes:
                 self.env[node] = super().run_node(node)
         torch.set_rng_state(now)
-
-
-def _shift(
-    value: torch.Tensor, branch: torch.Tensor, target: float, moved: float, signs: tuple[int, ...]
-) -> tuple[int, float]:
-    """Return the sign and log-factor of a branch with which value + branch comes to the target.
-
-    A branch that is small against what it is added to hardly moves the sum: scaled until that fits
-    exactly, some branches of a deep network end at a thousandth. So the sum's distance from the
-    target and the branch's from its own scale are weighed against each other.
-
-    Args:
-        value: what the branch is added to.
-        branch: at its present scale.
-        target: standard deviation that the sum is to have.
-        moved: log-factor between the branch's present and its own scale.
-        signs: to choose from.
-    """
-    value, branch = value - value.mean(), branch - branch.mean()
-    a, b, c = (float(x.mean()) for x in (value.square(), value * branch, branch.square()))
-    shifts = torch.linspace(-_FARTHEST, _FARTHEST, 401, dtype=torch.float64) - moved
-    costs = []
-    for sign in signs:
-        variances = a + 2 * sign * b * shifts.exp() + c * (2 * shifts).exp()
-        off = 0.5 * variances.clamp_min(1e-30).log() - math.log(target)
-        costs.append((off / _SUM_OFF) ** 4 + ((shifts + moved) / _BRANCH_OFF) ** 2)
-    best = int(torch.cat(costs).argmin())
-    return signs[best // len(shifts)], float(shifts[best % len(shifts)])
 
 
 def _layers_by_node(module: nn.Module, graph: fx.Graph) -> dict[fx.Node, tuple[Bank, str]]:

@@ -1,8 +1,7 @@
 """Start: banks, coefficients and gains such that every weight starts at the original's scale."""
 
-import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from npas.bank import Bank
 from npas.coefficients import draw_coefficients
 from npas.errors import NpasWarning
+from npas.originals import keep_originals
 from npas.passes.demand import Block
 from npas.plan import LayerPlan, Plan
 from npas.report import LayerStart
@@ -19,8 +19,6 @@ INITS = ("random", "copy")
 # Gains this near to 1 are taken as 1 where it holds for the whole bank: the weight of a layer with
 # one template is then a view of the bank, and its scale is off by less than the promised 5%.
 _UNIT_GAIN = 0.02
-# Of conjugate gradients, each of which reads the layer's templates twice.
-_STEPS = 30
 
 
 @torch.no_grad()
@@ -58,7 +56,7 @@ def initialise(
         if init == "copy":
             _copy_weights(bank, layers, weights, targets)
         starts |= _start(bank, layers, targets, "generated" if init == "random" else "copied")
-        for kept in _keep_originals(bank, layers, weights, targets):
+        for kept in keep_originals(bank, layers, weights, targets):
             starts[kept] = replace(starts[kept], start="original")
         for layer in layers:
             if starts[layer.name].start in ("generated", "copied"):
@@ -117,90 +115,6 @@ def _start(
     # A copied weight keeps its sign.
     signs = _signs(layers) if how == "generated" else torch.ones(len(layers))
     return _set_gains(bank, layers, targets, signs, how)
-
-
-def _keep_originals(
-    bank: Bank,
-    layers: tuple[LayerPlan, ...],
-    weights: Mapping[str, torch.Tensor],
-    targets: Mapping[str, float],
-) -> list[str]:
-    """Give the layers whose elements are theirs alone the original weights, and return them.
-
-    What is missing is added to their templates by the least change, which leaves the rest random.
-    """
-    found: list[str] = []
-    coefficients = bank.coefficients()
-    for name in alone(layers):
-        layer, _, _ = bank.slot_of(name)
-        if not layer.k or targets[name] == 0:
-            continue
-        missing = (weights[name].detach() - bank.generate(name)).flatten().float()
-        factors = coefficients[name].float() * bank.gain[bank.layer_names().index(name)]
-        change = least_change(missing, factors.tolist(), layer.stride)
-        if change is not None:
-            bank.theta[layer.base : layer.base + len(change)] += change.to(bank.theta.dtype)
-            found.append(name)
-    return found
-
-
-def least_change(
-    wanted: torch.Tensor, factors: Sequence[float], stride: int
-) -> torch.Tensor | None:
-    """Return the least x of which the templates, combined, make a weight.
-
-    Args:
-        wanted: [n] sum_k factors[k] x[k * stride : k * stride + n].
-        factors: [K].
-        stride: from one template to the next, which may overlap.
-
-    Returns:
-        [(K - 1) stride + n], by the method of conjugate gradients, of which one step is enough
-        where templates do not overlap; None where `_STEPS` were not.
-    """
-    n = len(wanted)
-
-    def spread_out(weight: torch.Tensor) -> torch.Tensor:
-        x = weight.new_zeros((len(factors) - 1) * stride + n)
-        for k, factor in enumerate(factors):
-            x[k * stride : k * stride + n].add_(weight, alpha=factor)
-        return x
-
-    solution, rest = torch.zeros_like(wanted), wanted.clone()
-    way, size = rest.clone(), float(rest.square().sum())
-    enough = 1e-12 * size
-    for _ in range(_STEPS):
-        if size <= enough:
-            return spread_out(solution)
-        x = spread_out(way)
-        length = float(x.square().sum())
-        if length <= enough:  # templates that cancel
-            return None
-        step = size / length
-        solution.add_(way, alpha=step)
-        back = torch.zeros_like(way)
-        for k, factor in enumerate(factors):
-            back.add_(x[k * stride : k * stride + n], alpha=factor)
-        rest.sub_(back, alpha=step)
-        size, before = float(rest.square().sum()), size
-        way.mul_(size / before).add_(rest)
-    return None
-
-
-def alone(layers: Iterable[LayerPlan]) -> list[str]:
-    """Return those layers of a bank that share none of its elements with another."""
-    spans = sorted(
-        (x.base, x.base + max(0, x.k - 1) * x.stride + x.n if x.k else math.inf, x.name)
-        for x in layers
-    )
-    found: list[str] = []
-    end = 0.0
-    for i, (first, last, name) in enumerate(spans):
-        following = spans[i + 1][0] if i + 1 < len(spans) else math.inf
-        if end <= first and last <= following:
-            found.append(name)
-        end = max(end, last)
-    return found
 
 
 def spread(weight: torch.Tensor) -> float:

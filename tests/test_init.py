@@ -10,9 +10,10 @@ from torch import nn
 import npas
 from npas.bank import Bank
 from npas.errors import NpasError, NpasWarning
-from npas.init import INITS, alone, least_change, spread, zero_layers
+from npas.init import INITS, spread, zero_layers
 from npas.module import Shapeshifter
 from npas.naming import check_choice
+from npas.originals import alone, least_change
 
 pytestmark = pytest.mark.pure
 
