@@ -142,8 +142,9 @@ def compile(
             ``"bank"``: all weights of a bank at once, which holds them all and recomputes none.
         recompute: whether generated weights are made again for the backward pass instead of being
             kept; ``"auto"`` does it wherever autograd allows.
-        calibrate: a batch (a tensor, a tuple of positional or a dict of keyword inputs): gains are
-            set once from a forward pass, so that activations start at the original's scale.
+        calibrate: a batch (a tensor, a tuple of positional or a dict of keyword inputs): gains,
+            and signs of weights that are drawn at random, are set once from a forward pass, so that
+            activations start at the original's scale.
         **plan_arguments: as for `plan`, when ``budget`` is given; ``example_inputs`` and
             ``example_kwargs`` always.
 
