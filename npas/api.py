@@ -35,6 +35,7 @@ from npas.passes.verify import check_generation, steady
 from npas.pipeline import Recorder, assemble
 from npas.plan import Plan
 from npas.planning import PlanRequest, make_plan
+from npas.report import LayerStart
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -141,8 +142,9 @@ def compile(
             ``"bank"``: all weights of a bank at once, which holds them all and recomputes none.
         recompute: whether generated weights are made again for the backward pass instead of being
             kept; ``"auto"`` does it wherever autograd allows.
-        calibrate: a batch (a tensor, a tuple of positional or a dict of keyword inputs): gains are
-            set once from a forward pass, so that activations start at the original's scale.
+        calibrate: a batch (a tensor, a tuple of positional or a dict of keyword inputs): gains,
+            and signs of weights that are drawn at random, are set once from a forward pass, so that
+            activations start at the original's scale.
         **plan_arguments: as for `plan`, when ``budget`` is given; ``example_inputs`` and
             ``example_kwargs`` always.
 
@@ -199,7 +201,7 @@ def compile(
     notes: tuple[str, ...] = ()
     if calibrate is not None:
         measured = _measure(run, model, analysis, plan, calibrate)
-        skipped = _correct(run, ssn, plan, measured, calibrate)
+        skipped = _correct(run, ssn, plan, measured, calibrate, starts)
         starts, notes = with_gains(starts, banks_of(ssn)), _not_calibrated(skipped)
     ssn._npas.report = replace(
         ssn._npas.report, starts=starts, passes=tuple(run.records), notes=notes
@@ -266,7 +268,7 @@ def compile_(
     try:
         run("check", check_generation, model, inputs, kwargs)
         if measured is not None:
-            skipped = _correct(run, model, plan, measured, calibrate)
+            skipped = _correct(run, model, plan, measured, calibrate, starts)
     except BaseException:
         restore(model, originals)
         raise
@@ -295,10 +297,12 @@ def _correct(
     plan: Plan,
     measured: tuple[Trace | None, dict[str, float]],
     batch: Any,
+    starts: MappingType[str, LayerStart],
 ) -> tuple[str, ...]:
     graph, spreads = measured
     if graph is not None:
-        return run("calibrate", correct_graph, module, plan, graph, spreads, batch)
+        drawn = [name for name, start in starts.items() if start.start == "generated"]
+        return run("calibrate", correct_graph, module, plan, graph, spreads, batch, drawn)
     return run("calibrate", correct, module, spreads, batch)
 
 

@@ -20,14 +20,20 @@ class LayerStart:
 
     Attributes:
         std: standard deviation of the original weight (its root mean square where that is 0).
-        gain: the fixed scale the layer carries.
-        start: ``"original"``, ``"generated"``, ``"zero"``, or ``"fan-in"`` for a weight that was
-            zero and has neither a coefficient nor a scalar that could start at zero.
+        gain: the fixed scale the layer carries; negative where the weight would otherwise be that
+            of a layer which reads the same elements.
+        start: ``"original"`` (the weight of the model), ``"generated"`` (drawn at random),
+            ``"copied"`` (the model's as far as others that share its elements leave it),
+            ``"zero"``, or ``"fan-in"`` for a weight that was zero and has neither a coefficient nor
+            a scalar that could start at zero.
+        lost: what was special in the original weight and does not hold at the start, such as
+            ``"orthogonal"``; see `npas.special.special`. Empty if nothing is.
     """
 
     std: float
     gain: float
     start: str
+    lost: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ class Report:
             lines.append(f"{record.name}: {record.ms:.1f} ms{nodes}")
         lines += [
             f"{name}: starts {start.start}, std {start.std:.4g}, gain {start.gain:.4g}"
+            + (f", was {start.lost}" if start.lost else "")
             for name, start in self.starts.items()
         ]
         lines += [
