@@ -1,6 +1,6 @@
 """What npas did, pass by pass, layer by layer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -21,13 +21,82 @@ class LayerStart:
     Attributes:
         std: standard deviation of the original weight (its root mean square where that is 0).
         gain: the fixed scale the layer carries.
-        start: ``"original"``, ``"generated"``, ``"zero"``, or ``"fan-in"`` for a weight that was
-            zero and has neither a coefficient nor a scalar that could start at zero.
+        start: ``"original"``, ``"generated"``, ``"fitted"``, ``"zero"``, or ``"fan-in"`` for a
+            weight that was zero and has neither a coefficient nor a scalar that could start at
+            zero.
     """
 
     std: float
     gain: float
     start: str
+
+
+@dataclass(frozen=True, slots=True)
+class FitError:
+    """How far fitted weights are from the original's, of a layer, a bank or all.
+
+    Attributes:
+        energy: sum of the squares of the original's elements.
+        residual: sum of the squared differences.
+        weighted_energy: as ``energy``, each element weighted by what its input carries; 0 where
+            the fit had no batches.
+        weighted_residual: as ``residual``, weighted.
+    """
+
+    energy: float
+    residual: float
+    weighted_energy: float = 0.0
+    weighted_residual: float = 0.0
+
+    @property
+    def relative(self) -> float:
+        """Norm of the difference over that of the original: 0 exact, 1 as good as zeros."""
+        return _share(self.residual, self.energy)
+
+    @property
+    def weighted(self) -> float | None:
+        """The same of the weighted difference: of what the layers put out. None without batches."""
+        return (
+            _share(self.weighted_residual, self.weighted_energy) if self.weighted_energy else None
+        )
+
+    @staticmethod
+    def total(errors: Iterable["FitError"]) -> "FitError":
+        """Return the error of several layers together."""
+        found = [(e.energy, e.residual, e.weighted_energy, e.weighted_residual) for e in errors]
+        return FitError(*(sum(column) for column in zip(*found, strict=True)))
+
+    def __str__(self) -> str:
+        """Return the relative errors as text."""
+        weighted = "" if self.weighted is None else f" ({self.weighted:.4f} weighted)"
+        return f"relative error {self.relative:.4f}{weighted}"
+
+
+def _share(part: float, whole: float) -> float:
+    return (part / whole) ** 0.5 if whole > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a fit to weights came to.
+
+    Attributes:
+        layers: layer -> its error.
+        banks: bank -> the error of its layers.
+        total: of all.
+        rounds: generated bank -> rounds of alternation; 0 where it made the weights already.
+    """
+
+    layers: Mapping[str, FitError]
+    banks: Mapping[str, FitError]
+    total: FitError
+    rounds: Mapping[str, int]
+
+    def lines(self) -> list[str]:
+        """Return the errors as lines of text."""
+        lines = [f"fit: {self.total}"]
+        lines += [f"fit of bank {name}: {error}" for name, error in self.banks.items()]
+        return lines + [f"fit of {name}: {error}" for name, error in self.layers.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +113,7 @@ class Report:
         submodules: path -> front end that its operations were captured by, and why.
         passes: in the order they ran.
         starts: layer -> how it starts; empty on meta tensors.
+        fit: errors of the generated weights, where they were fitted to pretrained ones.
         notes: what a user may want to know, such as parameters that are kept as they are.
         fallbacks: why a call ran the original's forward instead of the graph -> how many did.
     """
@@ -55,6 +125,7 @@ class Report:
     visible: float = 0.0
     submodules: Mapping[str, str] = field(default_factory=dict)
     starts: Mapping[str, LayerStart] = field(default_factory=dict)
+    fit: Fit | None = None
     notes: tuple[str, ...] = ()
     fallbacks: Mapping[str, int] = field(default_factory=dict)
 
@@ -71,6 +142,7 @@ class Report:
             f"{name}: starts {start.start}, std {start.std:.4g}, gain {start.gain:.4g}"
             for name, start in self.starts.items()
         ]
+        lines += [] if self.fit is None else self.fit.lines()
         lines += [
             f"ran without the graph {count} times: {why}" for why, count in self.fallbacks.items()
         ]

@@ -10,7 +10,7 @@ found by trying them, on all banks at once:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -118,6 +118,31 @@ def allocate(demands: Sequence[Demand], available: int) -> tuple[BankAllocation,
     )
     assert sum(bank.cost.total for bank in found) <= available
     return found
+
+
+def allocate_around(
+    demands: Sequence[Demand], available: int, kept: frozenset[int]
+) -> tuple[BankAllocation, ...]:
+    """Decide as `allocate`, where banks of one layer keep exactly its size, if that is affordable.
+
+    Args:
+        demands: as for `allocate`.
+        available: as for `allocate`.
+        kept: indices of these banks.
+    """
+    left = available - sum(demand.n for demand in demands if demand.bank in kept)
+    loose = [demand for demand in demands if demand.bank not in kept]
+    index = {bank: i for i, bank in enumerate(sorted({demand.bank for demand in loose}))}
+    loose = [replace(demand, bank=index[demand.bank]) for demand in loose]
+    if not kept or not loose or left < smallest(loose):
+        return allocate(demands, available)
+    found = dict(zip(index, allocate(loose, left), strict=True))
+    for demand in demands:
+        if demand.bank in kept:
+            block = Block(0, 0, 1)
+            cost = bank_cost([demand], [block], demand.n)
+            found[demand.bank] = BankAllocation(demand.n, (block,), cost)
+    return tuple(found[bank] for bank in sorted(found))
 
 
 def _total(layers: Layers, size: Ints, limit: Ints) -> int:

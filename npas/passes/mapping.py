@@ -9,6 +9,7 @@ import networkx as nx
 import numpy as np
 
 from npas.errors import NpasError
+from npas.fit_groups import Evidence, from_weights
 from npas.mapping import Mapping
 from npas.naming import identifier, matches, nearest, select
 from npas.passes.blocks import repeated_blocks
@@ -30,6 +31,7 @@ class MapRequest:
         share: parameters for banks over elements of all weights, or None if it follows from the
             mapping (budget ``"largest"``).
         seed: of ``"random"`` and of k-means.
+        evidence: what the weights say, where ``"fit"`` was asked for.
     """
 
     weights: tuple[WeightOp, ...]
@@ -37,6 +39,7 @@ class MapRequest:
     n_banks: int | None
     share: float | None
     seed: int
+    evidence: Evidence | None = None
 
 
 Groups = str | MappingType[str, str] | Mapping
@@ -211,6 +214,11 @@ def _spread(kinds: list[str]) -> str:
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
 
 
+def _fit(request: MapRequest) -> _Clusters:
+    assert request.evidence is not None, "make_plan reads the weights for this strategy"
+    return from_weights(request.weights, request.evidence, request.share)
+
+
 STRATEGIES: dict[str, Callable[[MapRequest], _Clusters]] = {
     "auto": _auto,
     "own": _own,
@@ -218,6 +226,7 @@ STRATEGIES: dict[str, Callable[[MapRequest], _Clusters]] = {
     "random": _random,
     "by_shape": _by_shape,
     "repeated": _repeated,
+    "fit": _fit,
 }
 
 

@@ -1,0 +1,162 @@
+"""The mapping that weights suggest: what is alike shares, what counts least makes room."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from npas.errors import NpasError
+from npas.mapping import Mapping as LayerMapping
+from npas.passes.collect import WeightOp
+
+# The mapping's source, and the strategy's name.
+SOURCE = "fit"
+# Weights of one size whose cosine is above this share a bank of their own.
+_ALIKE = 0.5
+# Of large weights the cosine is estimated on so many elements: its deviation is 0.004.
+_SAMPLE = 1 << 16
+# What coefficients and masks may cost beside the banks, as a share of them.
+_SLACK = 0.01
+
+Clusters = list[tuple[list[str], str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a mapping may know of the weights.
+
+    Attributes:
+        energy: layer -> sum of its squares, weighted by what its input carries where that is known.
+        alike: layers that are near to each other, up to a factor; at least two each.
+    """
+
+    energy: Mapping[str, float]
+    alike: tuple[tuple[str, ...], ...]
+
+
+@torch.no_grad()
+def read_weights(
+    model: nn.Module,
+    weights: Sequence[WeightOp],
+    importance: Mapping[str, torch.Tensor] | None = None,
+) -> Evidence:
+    """Read what ``groups="fit"`` goes by.
+
+    Args:
+        model: with real weights.
+        weights: its layers.
+        importance: as `npas.fit_moments.second_moments` returns it.
+
+    Raises:
+        NpasError: if a weight is on the meta device, or not finite.
+    """
+    parameters = dict(model.named_parameters())
+    energy: dict[str, float] = {}
+    for op in weights:
+        weight = parameters[op.name].detach()
+        if weight.is_meta:
+            raise NpasError(
+                f"groups='fit' reads the weights, and {op.name} is on the meta device; load the "
+                "pretrained weights first, or use groups='auto'"
+            )
+        squares = weight.float().square()
+        if importance is not None and op.name in importance:
+            squares *= importance[op.name].to(squares.device)
+        energy[op.name] = float(squares.sum(dtype=torch.float64))
+        if not bool(torch.tensor(energy[op.name]).isfinite()):
+            raise NpasError(f"groups='fit': {op.name} holds NaN or infinite values")
+    return Evidence(energy, tuple(_alike(parameters, weights)))
+
+
+def _alike(
+    parameters: Mapping[str, nn.Parameter], weights: Sequence[WeightOp]
+) -> list[tuple[str, ...]]:
+    """Return the connected layers of one shape and dtype whose cosines are high."""
+    shapes: dict[object, list[str]] = {}
+    for op in weights:
+        shapes.setdefault((op.shape, op.dtype), []).append(op.name)
+    found: list[tuple[str, ...]] = []
+    for names in shapes.values():
+        if len(names) == 1:
+            continue
+        rows = torch.stack([_sample(parameters[name]) for name in names])
+        near = (rows @ rows.t()).abs() > _ALIKE
+        left = list(range(len(names)))
+        while left:
+            members, added = {left[0]}, {left[0]}
+            while added:
+                reached = near[sorted(added)].any(dim=0).nonzero().flatten().tolist()
+                added = set(reached) - members
+                members |= added
+            if len(members) > 1:
+                found.append(tuple(names[i] for i in sorted(members)))
+            left = [i for i in left if i not in members]
+    return found
+
+
+def _sample(weight: nn.Parameter) -> torch.Tensor:
+    """Return a unit vector of a weight's elements, the same places for weights of one size."""
+    flat = weight.detach().flatten()
+    if flat.numel() > _SAMPLE:
+        places = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(0))
+        flat = flat[places[:_SAMPLE].to(flat.device)]
+    return nn.functional.normalize(flat.float().cpu(), dim=0)
+
+
+def from_weights(weights: Sequence[WeightOp], evidence: Evidence, share: float | None) -> Clusters:
+    """Choose which layers share.
+
+    In a bank of a share r of its layers' elements a fit finds about r of the squares of weights
+    that have nothing in common, wherever it looks; so what is lost is least where those layers
+    share whose squares are least an element, and the others keep their weights. Layers that are
+    alike lose nothing by sharing, and go first. Layers are given up, in that order, until the banks
+    can hold their largest layer and the rest fits.
+
+    Args:
+        weights: the layers, in the model's order.
+        evidence: from `read_weights`.
+        share: parameters for banks over elements of all weights, or None if it is not known.
+
+    Returns:
+        Clusters, with reasons. Where some share, a cluster of one keeps its size.
+    """
+    if share is not None and share >= 1:
+        return [([w.name], "its own bank") for w in weights]
+    sizes = {w.name: w.n for w in weights}
+    available = None if share is None else share * sum(sizes.values())
+    loose: list[tuple[str, ...]] = list(evidence.alike)
+    taken = {name for names in loose for name in names}
+    single = [w.name for w in weights if w.name not in taken]
+    order = sorted(single, key=lambda name: (evidence.energy[name] / sizes[name], name))
+    rest: list[str] = []
+
+    def fits() -> bool:
+        banks = [*loose, *([tuple(rest)] if rest else [])]
+        if available is None or not banks:
+            return False
+        total = sum(sizes[name] for names in banks for name in names)
+        ratio = max(max(sizes[n] for n in names) / sum(sizes[n] for n in names) for names in banks)
+        kept = sum(sizes[name] for name in single if name not in rest)
+        return kept + ratio * total * (1 + _SLACK) <= available
+
+    while order and not fits():
+        rest.append(order.pop(0))
+    if len(rest) == 1:
+        rest += order[:1]
+    clusters: Clusters = [(list(names), "alike: their cosines are high") for names in loose]
+    if rest:
+        chosen = [w.name for w in weights if w.name in set(rest)]
+        clusters.append((chosen, "of the least squares an element: they make room"))
+    placed = {name for names, _ in clusters for name in names}
+    clusters += [([n], "keeps its weight") for n in single if n not in placed]
+    first = {w.name: i for i, w in enumerate(weights)}
+    return sorted(clusters, key=lambda cluster: min(first[name] for name in cluster[0]))
+
+
+def keeps_size(mapping: LayerMapping) -> frozenset[int]:
+    """Return the indices of the banks that keep their layer's size, whatever the others get."""
+    banks = list(mapping.banks.values())
+    if mapping.source != SOURCE or all(len(names) == 1 for names in banks):
+        return frozenset()
+    return frozenset(i for i, names in enumerate(banks) if len(names) == 1)
