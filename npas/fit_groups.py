@@ -108,10 +108,11 @@ def from_weights(weights: Sequence[WeightOp], evidence: Evidence, share: float |
     """Choose which layers share.
 
     In a bank of a share r of its layers' elements a fit finds about r of the squares of weights
-    that have nothing in common, wherever it looks; so what is lost is least where those layers
-    share whose squares are least an element, and the others keep their weights. Layers that are
-    alike lose nothing by sharing, and go first. Layers are given up, in that order, until the banks
-    can hold their largest layer and the rest fits.
+    that have nothing in common, wherever it looks. Where every layer's relative error counts the
+    same, least is lost for a parameter that is saved if the largest layers share one bank, and the
+    others keep their weights. Layers are given up in that order until the bank can hold the
+    largest; of one size, those go first whose output, or weight, is smallest. Layers that are alike
+    lose next to nothing by sharing a bank that is as large as one of them.
 
     Args:
         weights: the layers, in the model's order.
@@ -119,44 +120,49 @@ def from_weights(weights: Sequence[WeightOp], evidence: Evidence, share: float |
         share: parameters for banks over elements of all weights, or None if it is not known.
 
     Returns:
-        Clusters, with reasons. Where some share, a cluster of one keeps its size.
+        Clusters, with reasons; the last that has several layers is that of the layers given up. See
+        `sizes_kept`.
     """
     if share is not None and share >= 1:
         return [([w.name], "its own bank") for w in weights]
     sizes = {w.name: w.n for w in weights}
-    available = None if share is None else share * sum(sizes.values())
-    loose: list[tuple[str, ...]] = list(evidence.alike)
-    taken = {name for names in loose for name in names}
-    single = [w.name for w in weights if w.name not in taken]
-    order = sorted(single, key=lambda name: (evidence.energy[name] / sizes[name], name))
+    available = 0.0 if share is None else share * sum(sizes.values())
+    alike = {name for names in evidence.alike for name in names}
+    order = [w.name for w in weights if w.name not in alike]
+    order.sort(key=lambda name: (-sizes[name], evidence.energy[name], name))
+    least = sum(sizes[names[0]] for names in evidence.alike)
     rest: list[str] = []
-
-    def fits() -> bool:
-        banks = [*loose, *([tuple(rest)] if rest else [])]
-        if available is None or not banks:
-            return False
-        total = sum(sizes[name] for names in banks for name in names)
-        ratio = max(max(sizes[n] for n in names) / sum(sizes[n] for n in names) for names in banks)
-        kept = sum(sizes[name] for name in single if name not in rest)
-        return kept + ratio * total * (1 + _SLACK) <= available
-
-    while order and not fits():
+    while order:
+        room = max((sizes[name] for name in rest), default=0)
+        needed = least + room + sum(sizes[name] for name in order)
+        if len(rest) != 1 and needed * (1 + _SLACK) <= available:
+            break
         rest.append(order.pop(0))
-    if len(rest) == 1:
-        rest += order[:1]
-    clusters: Clusters = [(list(names), "alike: their cosines are high") for names in loose]
-    if rest:
-        chosen = [w.name for w in weights if w.name in set(rest)]
-        clusters.append((chosen, "of the least squares an element: they make room"))
-    placed = {name for names, _ in clusters for name in names}
-    clusters += [([n], "keeps its weight") for n in single if n not in placed]
+    clusters: Clusters = [
+        (list(names), "alike: their cosines are high") for names in evidence.alike
+    ]
+    clusters += [([name], "keeps its weight") for name in order]
     first = {w.name: i for i, w in enumerate(weights)}
-    return sorted(clusters, key=lambda cluster: min(first[name] for name in cluster[0]))
+    clusters.sort(key=lambda cluster: min(first[name] for name in cluster[0]))
+    if rest:
+        rest.sort(key=first.__getitem__)
+        clusters.append((rest, "the largest: they make room for the others"))
+    return clusters
 
 
-def keeps_size(mapping: LayerMapping) -> frozenset[int]:
-    """Return the indices of the banks that keep their layer's size, whatever the others get."""
+def sizes_kept(mapping: LayerMapping, sizes: Mapping[str, int]) -> dict[int, int]:
+    """Return bank -> elements, for banks that are as large as their largest layer.
+
+    Of a mapping that was chosen for weights these are all but the last that is shared: windows of
+    one size in a bank of that size coincide, as layers that are alike must.
+
+    Args:
+        mapping: of any source.
+        sizes: layer -> elements.
+    """
     banks = list(mapping.banks.values())
-    if mapping.source != SOURCE or all(len(names) == 1 for names in banks):
-        return frozenset()
-    return frozenset(i for i, names in enumerate(banks) if len(names) == 1)
+    shared = [i for i, names in enumerate(banks) if len(names) > 1]
+    if mapping.source != SOURCE or not shared:
+        return {}
+    largest = {i: max(sizes[name] for name in names) for i, names in enumerate(banks)}
+    return {i: size for i, size in largest.items() if i != shared[-1]}

@@ -102,37 +102,33 @@ class FitLayer:
         squared = self._call(self.factors.square())
         squared.accumulate(ones, Sources(theta.square(), none, mask), Sources(none, none, below))
 
-    def gram(
-        self, theta: torch.Tensor, mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return what the squared error is in the factors: [f, f], [f] and [f], in float64.
+    def system(self, theta: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the normal equations of a change of the factors: [f, f] and [f], in float64.
 
-        With ``g, b, c`` it changes by ``c' g c - 2 b' c`` from that of zeros; ``c`` are the factors
-        now.
+        The right side is made of what is left, not of the target, so that it is exact to the
+        rounding of that: near an exact fit the equations are solved all the better.
         """
-        now = self.factors.double()
+        left, _ = self.residual(theta, mask)
         if not self.free:
             unit = self._made(torch.ones_like(self.factors), theta, mask)
-            weighed = self.weigh(unit.clone())
-            square, product = _dot(unit, weighed), _dot(self.wanted(), weighed)
-            return now.new_tensor([[square]]), now.new_tensor([product]), now
+            product, square = _dot(unit, left), _dot(unit, self.weigh(unit.clone()))
+            found = torch.tensor([[square]], dtype=torch.float64, device=theta.device)
+            return found, found.new_tensor([product])
         layer = self.layer
-        templates = theta.as_strided(
-            (layer.k, layer.n), (layer.stride, 1), theta.storage_offset() + layer.base
-        )
-        weighed_target = self.weigh(self.wanted().clone())
+        bank = theta[layer.base :]
+        templates = bank.as_strided((layer.k, layer.n), (layer.stride, 1), bank.storage_offset())
         counts = None
         if self.importance is not None or layer.padding_idx is not None:
             counts = self.weigh(torch.ones(layer.n, dtype=self.kept, device=theta.device))
-        square = now.new_zeros(layer.k, layer.k)
-        product = now.new_zeros(layer.k)
+        square = torch.zeros(layer.k, layer.k, dtype=torch.float64, device=theta.device)
+        product = square.new_zeros(layer.k)
         for first in range(0, layer.n, _COLUMNS):
             columns = slice(first, first + _COLUMNS)
             piece = templates[:, columns].contiguous()
-            product += torch.mv(piece, weighed_target[columns]).double()
+            product += torch.mv(piece, left[columns]).double()
             other = piece if counts is None else piece * counts[columns]
             square += torch.mm(piece, other.t()).double()
-        return square, product, now
+        return square, product
 
     def _made(self, factors: torch.Tensor, theta: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         vector = self._vector(factors)

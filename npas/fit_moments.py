@@ -24,8 +24,8 @@ def second_moments(model: nn.Module, batches: Iterable[Any]) -> dict[str, torch.
     """Run batches through a model and return what each element of its weights is multiplied with.
 
     Of a linear layer or a convolution the mean square of each input channel, of an embedding each
-    row's share of the lookups: what the squared error of an element adds to that of the layer's
-    output, where channels are taken as uncorrelated.
+    row's share of the lookups, with one more of every row: what the squared error of an element
+    adds to that of the layer's output, where channels are taken as uncorrelated.
 
     Args:
         model: the original; it runs in evaluation, on copies of its buffers, and is not changed.
@@ -40,7 +40,7 @@ def second_moments(model: nn.Module, batches: Iterable[Any]) -> dict[str, torch.
     """
     shadow = without_hooks(clone_module(model, shares_tensors(model))).eval()
     before = copies_of_buffers(shadow)
-    names = {id(parameter): name for name, parameter in shadow.named_parameters()}
+    names = {id(p): name for name, p in shadow.named_parameters() if p.dim() >= 2}
     watch = _Watch(names)
     count = 0
     try:
@@ -111,10 +111,20 @@ class _Watch(TorchFunctionMode):
         for value in given:
             name = self._names.get(id(value))
             if name is not None:
-                total, samples = self.seen.get(name, (0.0, 0))
+                total, samples = self.seen.get(name) or _before(func, value)
                 more, n = read(given, value, kwargs)
                 self.seen[name] = (total + more, samples + n)
         return func(*args, **kwargs)
+
+
+def _before(func: Any, weight: torch.Tensor) -> _Seen:
+    """Return what stands for nothing seen: of an embedding one lookup of each row.
+
+    Most words are in no batch of a few; by their share alone they would count next to nothing.
+    """
+    if func is not F.embedding:
+        return torch.zeros((), dtype=torch.float64, device=weight.device), 0
+    return weight.new_ones(len(weight), 1, dtype=torch.float64), len(weight)
 
 
 def _squares(x: torch.Tensor, channel: int) -> _Seen:

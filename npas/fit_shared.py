@@ -59,8 +59,8 @@ class SharedRows:
         """Solve for the embeddings, each by itself, and then for the rows."""
         systems: list[_System] = []
         for layer in layers:
-            square, product, now = (part.cpu() for part in layer.gram(theta, mask))
-            residual, rows = product - square @ now, self.rows[: layer.layer.k]
+            square, residual = (part.cpu() for part in layer.system(theta, mask))
+            rows = self.rows[: layer.layer.k]
             move = solve(rows.t() @ square @ rows, rows.t() @ residual)
             point = self.points[layer.layer.name].add_(move)
             systems.append((square, residual - square @ (rows @ move), point))

@@ -10,13 +10,16 @@ from npas.fit_layer import FitLayer
 from npas.fit_write import read
 from npas.kernels.accumulate import sum_dtype
 
+# A window that has more than this cosine with a weight is taken for one like it.
+_ALIKE = 0.9
+
 
 def copied(layers: Sequence[FitLayer], bank: Bank, generator: torch.Generator) -> BankFit:
     """Let every layer find its own weight in the bank, as far as there is room.
 
-    Layers choose in turn, those that count most an element first: of their windows the one that is
-    taken least, and what is free of it holds their weight. Where windows do not overlap that is
-    exact.
+    Layers choose in turn, those that count most an element first. Where a window holds a weight
+    like it already, that is used. Otherwise it is the window that is taken least, and what is free
+    of it holds the layer's weight; where windows do not overlap that is exact.
     """
     fit = _empty(layers, bank, generator)
     taken = torch.zeros(fit.theta.numel(), dtype=torch.bool, device=fit.theta.device)
@@ -24,13 +27,16 @@ def copied(layers: Sequence[FitLayer], bank: Bank, generator: torch.Generator) -
         plan, target = layer.layer, layer.wanted()
         starts = [plan.base + t * plan.stride for t in range(max(1, plan.k))] if plan.k else [0]
         length = min(plan.n, fit.theta.numel())
-        counts = [int(taken[start : start + length].sum()) for start in starts]
-        t = counts.index(min(counts))
-        window = slice(starts[t], starts[t] + length)
+        windows = [slice(start, start + length) for start in starts]
         size = float(target.square().mean().sqrt())
-        free = ~taken[window]
-        fit.theta[window][free] = target[:length][free] / size
-        taken[window] = True
+        counts = [int(taken[window].sum()) for window in windows]
+        wanted = target[:length]
+        likeness = [_cosine(fit.theta[window], wanted) for window in windows]
+        t = max(range(len(windows)), key=lambda t: (likeness[t] > _ALIKE, -counts[t]))
+        if likeness[t] <= _ALIKE:
+            free = ~taken[windows[t]]
+            fit.theta[windows[t]][free] = wanted[free] / size
+        taken[windows[t]] = True
         layer.factors.zero_()
         layer.factors[t if layer.free else 0] = size
     fit.step_factors()
@@ -61,6 +67,10 @@ def held(layers: Sequence[FitLayer], bank: Bank) -> BankFit:
         sources.theta.detach().to(kept, copy=True),
         sources.mask.detach().to(kept, copy=True),
     )
+
+
+def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return abs(float(torch.nn.functional.cosine_similarity(a, b, dim=0)))
 
 
 def _empty(layers: Sequence[FitLayer], bank: Bank, generator: torch.Generator) -> BankFit:

@@ -82,7 +82,7 @@ def fit_weights(
     with _progress(banks) as tick:
         for name, bank in banks.items():
             generator = torch.Generator().manual_seed(plan.seed)
-            layers = _layers(bank, weights, importance)
+            layers = layers_of(bank, weights, importance)
             fit = _fit(layers, bank, generator, from_held, partial(tick, name))
             rounds[name] = 0 if fit is None else len(fit.errors) - 1
             if fit is not None:
@@ -93,15 +93,15 @@ def fit_weights(
                 errors[layer.name] = _error(layer, weights[layer.name], made, importance)
     found = Fit(
         {layer.name: errors[layer.name] for layer in plan.layers},
-        {b.name: FitError.total(errors[n] for n in b.layers) for b in plan.banks},
-        FitError.total(errors.values()),
+        {b.name: FitError.mean([errors[n] for n in b.layers]) for b in plan.banks},
+        FitError.mean(list(errors.values())),
         rounds,
     )
     if found.total.relative > NEAR_ONE:
         warnings.warn(
-            f"the fit leaves {found.total.relative:.0%} of the weights' norm unexplained: the "
-            "result is hardly nearer to the original than a random start; raise budget, or train "
-            "it as one would from scratch",
+            f"the fit leaves a relative error of {found.total.relative:.2f} (1 is that of zeros): "
+            "the result is hardly nearer to the original than a random start; raise budget, or "
+            "train it as one would from scratch",
             NpasWarning,
             stacklevel=4,
         )
@@ -116,13 +116,18 @@ def _error(
 ) -> FitError:
     """Return how far a generated weight is from the original's."""
     target = weight.detach().to(sum_dtype(weight))
-    sums = [target.square(), (target - made).square()]
-    found = [float(x.sum(dtype=torch.float64)) for x in sums]
-    if importance:
-        found += [
-            float(x.mul_(importance.get(layer.name, 1)).sum(dtype=torch.float64)) for x in sums
-        ]
-    return FitError(*found)
+    difference = target - made
+    relative = _share(difference.square(), target.square())
+    if not importance:
+        return FitError(relative)
+    counts = importance.get(layer.name, torch.ones(())).to(target)
+    weighted = _share(difference.square_().mul_(counts), target.square().mul_(counts))
+    return FitError(relative, weighted)
+
+
+def _share(part: torch.Tensor, whole: torch.Tensor) -> float:
+    total = float(whole.sum(dtype=torch.float64))
+    return (float(part.sum(dtype=torch.float64)) / total) ** 0.5 if total > 0 else 0.0
 
 
 @contextmanager
@@ -144,19 +149,25 @@ def _progress(banks: Mapping[str, Bank]) -> Iterator[Callable[[str], None]]:
         bar.update(task, completed=len(banks))
 
 
-def _layers(
+def layers_of(
     bank: Bank, weights: Mapping[str, torch.Tensor], importance: Mapping[str, torch.Tensor]
 ) -> list[FitLayer]:
+    """Return a bank's layers as the fit sees them; those that are zero are left out.
+
+    Every layer counts the same, whatever its scale and size: what comes after it in the network
+    sees its relative error.
+    """
     layers: list[FitLayer] = []
     for name in bank.layer_names():
-        layer = bank.slot_of(name)[0]
-        target = weights[name].detach().flatten()
-        if not bool(target.any()):
-            continue  # starts at zero, or where nothing can make it zero counts for nothing
-        count = layer.k if layer.has_coefficients else 1
-        factors = torch.ones(count, device=target.device)
-        own = importance.get(name)
-        layers.append(FitLayer(layer, target, own, factors.to(sum_dtype(target))))
+        plan, target = bank.slot_of(name)[0], weights[name].detach().flatten()
+        kept, ones = sum_dtype(target), (1,) * len(plan.shape)
+        counts = importance.get(name, torch.ones(ones)).to(target.device, kept)
+        factors = target.new_ones(plan.k if plan.has_coefficients else 1, dtype=kept)
+        layer = FitLayer(plan, target, counts, factors)
+        energy = layer.energy()
+        if energy > 0:
+            layer.importance = counts / energy
+            layers.append(layer)
     return layers
 
 

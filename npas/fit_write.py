@@ -36,16 +36,15 @@ def write(
     """
     size = spread(fit.theta)
     fitted = {layer.layer.name: layer for layer in fit.layers}
-    needed = [
-        _gain(bank.slot_of(n)[0], fitted.get(n), targets[n], size) for n in bank.layer_names()
-    ]
+    names = bank.layer_names()
+    needed = [_gain(bank.slot_of(n)[0], fitted.get(n), targets[n], size) for n in names]
     gains = torch.tensor(needed, dtype=torch.float64)
     mean = gains.log().mean().exp()
     bank.theta.copy_(fit.theta * float(mean))
     if bank.mask is not None:
         bank.mask.copy_(fit.mask)
     _write_rows(bank, fit, generator)
-    for name, gain in zip(bank.layer_names(), needed, strict=True):
+    for name, gain in zip(names, needed, strict=True):
         found = fitted.get(name)
         _write_factors(bank, name, None if found is None else found.factors.double() / gain)
     gains = gains / mean
@@ -54,7 +53,7 @@ def write(
     bank.set_gains(gains.float())
     return {
         name: LayerStart(targets[name], gain, _kind(bank.slot_of(name)[0], name in fitted))
-        for name, gain in zip(bank.layer_names(), gains.tolist(), strict=True)
+        for name, gain in zip(names, gains.tolist(), strict=True)
     }
 
 
@@ -89,7 +88,7 @@ def _kind(layer: LayerPlan, fitted: bool) -> str:
 
 
 def _write_rows(bank: Bank, fit: BankFit, generator: torch.Generator) -> None:
-    """Set what the layer embeddings of a bank share: orthonormal rows, or those that were fitted."""
+    """Set what a bank's layer embeddings share: orthonormal rows, or those that were fitted."""
     if bank.projection is None:
         return
     assert bank.bias is not None

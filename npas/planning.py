@@ -9,7 +9,7 @@ from torch import nn
 
 from npas.budget import Budget, parse_budget
 from npas.errors import BudgetError, NpasError, PlanError
-from npas.fit_groups import keeps_size, read_weights
+from npas.fit_groups import read_weights, sizes_kept
 from npas.mapping import Mapping
 from npas.naming import check_choice, identifier, nearest, select
 from npas.passes.allocate import allocate_around, choose_k, largest, smallest
@@ -117,7 +117,9 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
             largest=most + inventory.n_fixed,
         )
     # Demands stand in the model's order; allocate returns each bank's blocks in that order.
-    allocation = allocate_around(demands, available, keeps_size(mapping))
+    allocation = allocate_around(
+        demands, available, sizes_kept(mapping, {w.name: w.n for w in weights})
+    )
     bank_of = mapping.bank_of
     blocks = {bank: iter(allocation[i].blocks) for i, bank in enumerate(mapping.banks)}
     layers: list[LayerPlan] = []

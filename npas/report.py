@@ -1,6 +1,6 @@
 """What npas did, pass by pass, layer by layer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -36,35 +36,20 @@ class FitError:
     """How far fitted weights are from the original's, of a layer, a bank or all.
 
     Attributes:
-        energy: sum of the squares of the original's elements.
-        residual: sum of the squared differences.
-        weighted_energy: as ``energy``, each element weighted by what its input carries; 0 where
-            the fit had no batches.
-        weighted_residual: as ``residual``, weighted.
+        relative: norm of the difference over that of the original: 0 exact, 1 as good as zeros. Of
+            several layers the root mean square of theirs: each counts the same, as in the fit.
+        weighted: the same where each element counts by what its input carries, about the relative
+            error of what the layer puts out; None where the fit had no batches.
     """
 
-    energy: float
-    residual: float
-    weighted_energy: float = 0.0
-    weighted_residual: float = 0.0
-
-    @property
-    def relative(self) -> float:
-        """Norm of the difference over that of the original: 0 exact, 1 as good as zeros."""
-        return _share(self.residual, self.energy)
-
-    @property
-    def weighted(self) -> float | None:
-        """The same of the weighted difference: of what the layers put out. None without batches."""
-        return (
-            _share(self.weighted_residual, self.weighted_energy) if self.weighted_energy else None
-        )
+    relative: float
+    weighted: float | None = None
 
     @staticmethod
-    def total(errors: Iterable["FitError"]) -> "FitError":
+    def mean(errors: Sequence["FitError"]) -> "FitError":
         """Return the error of several layers together."""
-        found = [(e.energy, e.residual, e.weighted_energy, e.weighted_residual) for e in errors]
-        return FitError(*(sum(column) for column in zip(*found, strict=True)))
+        weighted = [error.weighted for error in errors if error.weighted is not None]
+        return FitError(_rms([e.relative for e in errors]), _rms(weighted) if weighted else None)
 
     def __str__(self) -> str:
         """Return the relative errors as text."""
@@ -72,8 +57,8 @@ class FitError:
         return f"relative error {self.relative:.4f}{weighted}"
 
 
-def _share(part: float, whole: float) -> float:
-    return (part / whole) ** 0.5 if whole > 0 else 0.0
+def _rms(values: Sequence[float]) -> float:
+    return (sum(value**2 for value in values) / len(values)) ** 0.5
 
 
 @dataclass(frozen=True, slots=True)
