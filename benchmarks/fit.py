@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("build/cifar10-jpeg.zip"))
     parser.add_argument("--out", type=Path, default=Path("build/fit"))
     parser.add_argument("--network", choices=NETWORKS, nargs="+", default=list(NETWORKS))
-    parser.add_argument("--seeds", type=int, default=3, help="of each training run")
+    parser.add_argument("--seeds", type=int, default=2, help="of each training run")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", npas.NpasWarning)
@@ -119,8 +119,8 @@ def dense_weights(made: nn.Module, original: nn.Module) -> dict[str, torch.Tenso
         return npas.dense_state_dict(made)
     found: dict[str, torch.Tensor] = dict(made.named_parameters())
     for path, module in original.named_modules():
-        now = made.get_submodule(path)
-        if isinstance(now, nn.Sequential) and not isinstance(module, nn.Sequential):
+        now = made.get_submodule(path) if fit_svd.is_matrix(module) else module
+        if isinstance(now, nn.Sequential):
             first, second = (layer.get_parameter("weight").flatten(1) for layer in now)
             is_rows = isinstance(now[0], nn.Embedding)
             weight = first @ second.t() if is_rows else second @ first

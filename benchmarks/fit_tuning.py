@@ -17,10 +17,10 @@ from benchmarks.fit_log import Log
 from benchmarks.fit_models import cifar, efficientnet, minilm, pooled, sentiment, tokens
 from npas.fit_moments import second_moments
 
-BUDGETS = ("25%", "75%")
+BUDGETS = ("50%", "90%")
 METHODS = ("dense", "SVD", "npas fit", "npas fit auto", "npas random")
-RATES = (1e-4, 3e-4, 1e-3)
-STEPS, BATCH = 100, 32
+RATES = (3e-4, 1e-3)
+STEPS, BATCH = 60, 32
 _PIXELS = 64
 _CLASSES = 10
 
@@ -156,8 +156,8 @@ def _sentences(models: Path, data: Path) -> Task:
         loss=F.binary_cross_entropy_with_logits,
         correct=lambda output, labels: (output > 0) == (labels > 0),
         train=batches(rows[: STEPS * BATCH], BATCH),
-        valid=batches(rows[5000:5500], 100),
-        test=batches(rows[-1500:], 100),
+        valid=batches(rows[5000:5400], 100),
+        test=batches(rows[-1000:], 100),
     )
 
 

@@ -77,8 +77,7 @@ class BankFit:
             layer.add_curvature(diagonal, self.mask)
             error += own
         # Elements that nothing reads keep their values.
-        inverse = torch.where(diagonal > 0, diagonal, torch.inf).reciprocal_()
-        del diagonal
+        inverse = diagonal.masked_fill_(diagonal <= 0, torch.inf).reciprocal_()
         move = torch.zeros_like(self.theta)
         scaled = residual * inverse
         direction = scaled.clone()

@@ -16,8 +16,8 @@ SOURCE = "fit"
 _ALIKE = 0.5
 # Of large weights the cosine is estimated on so many elements: its deviation is 0.004.
 _SAMPLE = 1 << 16
-# What coefficients and masks may cost beside the banks, as a share of them.
-_SLACK = 0.01
+# What a layer of the shared bank may cost beside it, in coefficients or an embedding.
+_BESIDE = 32
 
 Clusters = list[tuple[list[str], str]]
 
@@ -134,8 +134,8 @@ def from_weights(weights: Sequence[WeightOp], evidence: Evidence, share: float |
     rest: list[str] = []
     while order:
         room = max((sizes[name] for name in rest), default=0)
-        needed = least + room + sum(sizes[name] for name in order)
-        if len(rest) != 1 and needed * (1 + _SLACK) <= available:
+        needed = least + room + sum(sizes[name] for name in order) + _BESIDE * len(rest)
+        if len(rest) != 1 and needed <= available:
             break
         rest.append(order.pop(0))
     clusters: Clusters = [

@@ -158,6 +158,8 @@ def _conv(dimensions: int, transposed: bool) -> Callable[[list[Any], torch.Tenso
             return sums.view(-1, 1, *ones), n
         inside = weight.shape[1]
         groups = len(sums) // inside
+        if groups == 1:
+            return sums.view(1, -1, *ones), n
         rows = sums.view(groups, inside).repeat_interleave(weight.shape[0] // groups, dim=0)
         return rows.view(*rows.shape, *ones), n
 
