@@ -28,7 +28,7 @@ INSTALL = (
     "pip download --no-deps --no-binary :all: -d {folder} vaderSentiment==3.3.2"
 )
 PIXELS = 128
-_TOKENS = 48
+_TOKENS = 32
 _INNER = "additional_resources/hutto_ICWSM_2014.tar.gz"
 
 

@@ -46,7 +46,10 @@ def decompose(model: nn.Module, moments: Mapping[str, torch.Tensor]) -> list[Mat
         name = f"{path}.weight"
         weight = model.get_parameter(name).detach().flatten(1)
         scale = moments.get(name)
-        scale = torch.ones(()) if scale is None else scale.flatten(1).sqrt()
+        if scale is None:
+            scale = torch.ones(())
+        else:
+            scale = (scale[None] if scale.dim() == 1 else scale).flatten(1).sqrt()
         left, values, right = torch.linalg.svd(weight * scale, full_matrices=False)
         if scale.dim() and scale.shape[1] == 1:
             left = left / scale

@@ -20,7 +20,7 @@ from npas.fit_moments import second_moments
 BUDGETS = ("50%", "90%")
 METHODS = ("dense", "SVD", "npas fit", "npas fit auto", "npas random")
 RATES = (3e-4, 1e-3)
-STEPS, BATCH = 60, 32
+STEPS, BATCH = 80, 16
 _PIXELS = 64
 _CLASSES = 10
 

@@ -28,7 +28,7 @@ class Evidence:
 
     Attributes:
         energy: layer -> sum of its squares, weighted by what its input carries where that is known.
-        alike: layers that are near to each other, up to a factor; at least two each.
+        alike: layers that are near to each other, up to a positive factor; at least two each.
     """
 
     energy: Mapping[str, float]
@@ -81,7 +81,8 @@ def _alike(
         if len(names) == 1:
             continue
         rows = torch.stack([_sample(parameters[name]) for name in names])
-        near = (rows @ rows.t()).abs() > _ALIKE
+        # Of the same sign: all that a layer has in a bank of its own size is a gain.
+        near = rows @ rows.t() > _ALIKE
         left = list(range(len(names)))
         while left:
             members, added = {left[0]}, {left[0]}

@@ -22,7 +22,7 @@ def net(seed: int = 0, copies: int = 4) -> nn.Sequential:
     with torch.no_grad():
         for index in range(2, 1 + copies):
             noise = 0.1 * layers[index].weight
-            layers[index].weight.copy_(-index * layers[1].weight + noise)
+            layers[index].weight.copy_(index * layers[1].weight + noise)
     return nn.Sequential(*layers)
 
 
