@@ -23,8 +23,8 @@ def show(folder: Path) -> None:
 def _agreement(rows: list[Row]) -> Iterable[Section]:
     """A table a network and measure: methods against budgets."""
     network = rows[0]["case"]["network"]
-    budgets = list(dict.fromkeys(row["case"]["budget"] for row in rows))
-    cases = list(dict.fromkeys((r["case"]["method"], r["case"]["weighted"]) for r in rows))
+    budgets = sorted({row["case"]["budget"] for row in rows}, key=lambda text: float(text[:-1]))
+    cases = sorted({(r["case"]["method"], r["case"]["weighted"]) for r in rows})
     measures = [
         name
         for name in ("cosine", "rank correlation", "same top class", "weight error", "output error")

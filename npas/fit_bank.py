@@ -14,7 +14,7 @@ ROUNDS = 100
 # Below this share of the weights' energy an error is rounding in float32.
 EXACT = 1e-13
 # Conjugate gradients in a round: until the residual is a tenth, which further rounds go on from.
-_STEPS, _STEP_TOLERANCE = 12, 0.1
+_STEPS, _STEP_TOLERANCE = 6, 0.1
 # A gain stays above this share of what gives the weight its original scale, or it hardly learns.
 LEAST_GAIN = 0.1
 

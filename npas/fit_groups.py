@@ -35,6 +35,10 @@ class Evidence:
     alike: tuple[tuple[str, ...], ...]
 
 
+#: What is known of weights that were not read: nothing.
+NOTHING = Evidence({}, ())
+
+
 @torch.no_grad()
 def read_weights(
     model: nn.Module,
@@ -130,7 +134,7 @@ def from_weights(weights: Sequence[WeightOp], evidence: Evidence, share: float |
     available = 0.0 if share is None else share * sum(sizes.values())
     alike = {name for names in evidence.alike for name in names}
     order = [w.name for w in weights if w.name not in alike]
-    order.sort(key=lambda name: (-sizes[name], evidence.energy[name], name))
+    order.sort(key=lambda name: (-sizes[name], evidence.energy.get(name, 0.0), name))
     least = sum(sizes[names[0]] for names in evidence.alike)
     rest: list[str] = []
     while order:

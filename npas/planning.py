@@ -9,7 +9,7 @@ from torch import nn
 
 from npas.budget import Budget, parse_budget
 from npas.errors import BudgetError, NpasError, PlanError
-from npas.fit_groups import read_weights, sizes_kept
+from npas.fit_groups import NOTHING, read_weights, sizes_kept
 from npas.mapping import Mapping
 from npas.naming import check_choice, identifier, nearest, select
 from npas.passes.allocate import allocate_around, choose_k, largest, smallest
@@ -84,7 +84,7 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
     share = None if asked is None else max(0, asked - inventory.n_fixed) / n_weights
     graph = op_graph(trace.graphs[True], model, weights)
     overrides = _overrides_by_name(request, weights)
-    evidence = None
+    evidence = NOTHING
     if request.groups == "fit":
         evidence = read_weights(model, weights, request.importance)
 

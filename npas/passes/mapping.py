@@ -9,7 +9,7 @@ import networkx as nx
 import numpy as np
 
 from npas.errors import NpasError
-from npas.fit_groups import Evidence, from_weights
+from npas.fit_groups import NOTHING, Evidence, from_weights
 from npas.mapping import Mapping
 from npas.naming import identifier, matches, nearest, select
 from npas.passes.blocks import repeated_blocks
@@ -39,7 +39,7 @@ class MapRequest:
     n_banks: int | None
     share: float | None
     seed: int
-    evidence: Evidence | None = None
+    evidence: Evidence = NOTHING
 
 
 Groups = str | MappingType[str, str] | Mapping
@@ -215,7 +215,6 @@ def _spread(kinds: list[str]) -> str:
 
 
 def _fit(request: MapRequest) -> _Clusters:
-    assert request.evidence is not None, "make_plan reads the weights for this strategy"
     return from_weights(request.weights, request.evidence, request.share)
 
 
