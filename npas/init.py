@@ -15,7 +15,7 @@ from npas.plan import LayerPlan, Plan
 from npas.report import LayerStart
 from npas.special import special
 
-INITS = ("random", "copy")
+INITS = ("random", "copy", "fit")
 # Gains this near to 1 are taken as 1 where it holds for the whole bank: the weight of a layer with
 # one template is then a view of the bank, and its scale is off by less than the promised 5%.
 _UNIT_GAIN = 0.02
