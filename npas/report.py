@@ -24,8 +24,8 @@ class LayerStart:
             of a layer which reads the same elements.
         start: ``"original"`` (the weight of the model), ``"generated"`` (drawn at random),
             ``"copied"`` (the model's as far as others that share its elements leave it),
-            ``"fitted"``, ``"zero"``, or ``"fan-in"`` for a weight that was zero and has neither a coefficient nor
-            a scalar that could start at zero.
+            ``"fitted"`` (nearest to the model's), ``"zero"``, or ``"fan-in"`` for a weight that was
+            zero and has neither a coefficient nor a scalar that could start at zero.
         lost: what was special in the original weight and does not hold at the start, such as
             ``"orthogonal"``; see `npas.special.special`. Empty if nothing is.
     """
