@@ -1,13 +1,10 @@
 """Fit the banks of a plan to weights, one bank after the other."""
 
+import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from npas.bank import Bank
 from npas.errors import NpasError, NpasWarning
@@ -20,6 +17,7 @@ from npas.init import spread
 from npas.kernels.accumulate import sum_dtype
 from npas.passes.demand import EMBEDDING
 from npas.plan import LayerPlan, Plan
+from npas.progress import Show, shown
 from npas.report import Fit, FitError, LayerStart
 
 # Starts run for so many rounds before the best of them goes on.
@@ -79,11 +77,11 @@ def fit_weights(
             weight = weights[layer.name]
             starts[layer.name] = LayerStart(spread(weight), 1.0, "original")
             errors[layer.name] = _error(layer, weight, weight, importance)
-    with _progress(banks) as tick:
-        for name, bank in banks.items():
+    with shown("fit", len(banks)) as show:
+        for index, (name, bank) in enumerate(banks.items()):
             generator = torch.Generator().manual_seed(plan.seed)
             layers = layers_of(bank, weights, importance)
-            fit = _fit(layers, bank, generator, from_held, partial(tick, name))
+            fit = _fit(layers, bank, generator, from_held, _tick(show, index, name))
             rounds[name] = 0 if fit is None else len(fit.errors) - 1
             if fit is not None:
                 targets = {n: spread(weights[n]) for n in bank.layer_names()}
@@ -91,6 +89,7 @@ def fit_weights(
             for layer in plan.layers_of(name):
                 made = bank.generate(layer.name)
                 errors[layer.name] = _error(layer, weights[layer.name], made, importance)
+            show(index + 1, name)
     found = Fit(
         {layer.name: errors[layer.name] for layer in plan.layers},
         {b.name: FitError.mean([errors[n] for n in b.layers]) for b in plan.banks},
@@ -130,23 +129,9 @@ def _share(part: torch.Tensor, whole: torch.Tensor) -> float:
     return (float(part.sum(dtype=torch.float64)) / total) ** 0.5 if total > 0 else 0.0
 
 
-@contextmanager
-def _progress(banks: Mapping[str, Bank]) -> Iterator[Callable[[str], None]]:
-    """Show the banks and rounds where a person watches; nothing otherwise."""
-    console = Console(stderr=True)
-    columns = (TextColumn("fit {task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        order = {name: index for index, name in enumerate(banks)}
-        task = bar.add_task("", total=len(banks))
-        ticks = dict.fromkeys(banks, 0)
-
-        def tick(name: str) -> None:
-            ticks[name] += 1
-            shown = f"{name}, round {ticks[name]}"
-            bar.update(task, completed=order[name], description=shown)
-
-        yield tick
-        bar.update(task, completed=len(banks))
+def _tick(show: Show, index: int, name: str) -> Callable[[], None]:
+    rounds = itertools.count(1)
+    return lambda: show(index, f"{name}, round {next(rounds)}")
 
 
 def layers_of(
