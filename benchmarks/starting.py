@@ -230,7 +230,8 @@ def tables(starts: Sequence[Row], normless: Sequence[Row], spread: Sequence[Row]
     return [
         Section(
             "The worst",
-            "Of all rows below, by whether anything is shared; the other seed's are what chance does.",
+            "Of all rows below, by whether anything is shared; the other seed's are what chance "
+            "does.",
             (Column("network", "network"), Column("rows", "rows"), *_STARTS[6:-1]),
             _worst(starts),
         ),
