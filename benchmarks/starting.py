@@ -60,19 +60,16 @@ def _tokens(vocabulary: int, *shape: int) -> Callable[[], tuple[Tensor, ...]]:
 
 NETWORKS = {
     "pre-norm transformer, 50 blocks": Network(
-        lambda: transformer(depth=50), _tokens(1000, 4, 64), ("blocks.*",)
+        lambda: transformer(depth=50), _tokens(1000, 4, 64), r"blocks\.\d+"
     ),
-    "WRN-28-10": Network(lambda: wrn(depth=28, width=10), normal(8, 3, 32, 32), ("group?.*",)),
-    # Its blocks end with a norm, so that their outputs have one scale whatever happens: what is
+    "WRN-28-10": Network(lambda: wrn(depth=28, width=10), normal(8, 3, 32, 32), r"group\d\.\d+"),
+    # Its blocks end with a norm: their outputs have one scale whatever happens, so that what is
     # added before each norm is looked at too.
     "BERT-base": Network(
         bert,
         _tokens(30_000, 2, 64),
-        (
-            "encoder.layer.*",
-            "encoder.layer.*.attention.output.dense",
-            "encoder.layer.*.output.dense",
-        ),
+        r"encoder\.layer\.\d+",
+        r"encoder\.layer\.\d+\.(attention\.)?output\.dense",
     ),
 }
 
@@ -182,6 +179,8 @@ _STARTS = (
     Column("weights", "plain_weights", _FACTOR),
     Column("activations", "plain_activations", _FACTOR),
     Column("calibrated", "calibrated_activations", _FACTOR),
+    Column("inside", "plain_inside", _FACTOR),
+    Column("calibrated", "calibrated_inside", _FACTOR),
     Column("gradients", "plain_gradients", _FACTOR),
     Column("calibrated", "calibrated_gradients", _FACTOR),
     Column("weights' gradients", "plain_weight_gradients", _FACTOR),
@@ -216,9 +215,10 @@ def tables(starts: Sequence[Row], normless: Sequence[Row], spread: Sequence[Row]
     missed = sum(bool(row["misses"]) for row in compiled)
     note = (
         "The largest factor, up or down, between the compiled model and the original: of the "
-        "standard deviation of any weight, of any block's output and of the gradient there, and of "
-        "the root mean square of any weight's gradient (of the dense weight that was generated). A "
-        "loss is a fixed random direction of the output. Shared: of the allocated elements, those "
+        "standard deviation of any weight, of any block's output (inside: of what a block adds "
+        "before it norms the sum) and of the gradient there, and of the root mean square of any "
+        "weight's gradient (of the dense weight that was generated). The loss is a fixed random "
+        "direction of the output. Shared: of the allocated elements, those "
         "of layers that share elements of a bank with others. Gains moved: how far calibration "
         "takes any weight from its own standard deviation. Another seed: the original, drawn "
         f"anew, against itself. Promised: weights {WEIGHTS}; activations {ACTIVATIONS} and "
@@ -228,6 +228,13 @@ def tables(starts: Sequence[Row], normless: Sequence[Row], spread: Sequence[Row]
     )
     shown = [{**row, "misses": row.get("refused") or row.get("misses") or "none"} for row in starts]
     return [
+        Section(
+            "The worst",
+            "Of all rows below, by whether anything is shared; the other seed's are what chance "
+            "does.",
+            (Column("network", "network"), Column("rows", "rows"), *_STARTS[6:-1]),
+            _worst(starts),
+        ),
         Section("Starting scale", note, _STARTS, shown),
         Section(
             "Without norms",
@@ -244,6 +251,21 @@ def tables(starts: Sequence[Row], normless: Sequence[Row], spread: Sequence[Row]
             _COEFFICIENTS,
             spread,
         ),
+    ]
+
+
+def _worst(starts: Sequence[Row]) -> list[Row]:
+    kinds: dict[tuple[str, str], list[Row]] = {}
+    for row in starts:
+        if "refused" not in row:
+            shares = "something is shared" if row.get("shared") else "nothing is shared"
+            kind = row["groups"] if row["groups"] == AGAIN else shares
+            kinds.setdefault((row["network"], kind), []).append(row)
+    columns = [column.key for column in _STARTS[6:-1]]
+    return [
+        {"network": network, "rows": kind}
+        | {key: max(row[key] for row in rows) for key in columns if key in rows[0]}
+        for (network, kind), rows in kinds.items()
     ]
 
 

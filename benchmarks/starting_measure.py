@@ -1,8 +1,8 @@
 """A start, measured: one forward and backward of a compiled network against the original's."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -14,11 +14,19 @@ from npas.init import spread
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network, a batch for it, and the modules whose outputs are looked at."""
+    """A network, a batch for it, and what modules' outputs are looked at.
+
+    Attributes:
+        make: makes it, with random weights.
+        inputs: the same batch at every call.
+        blocks: a regular expression: the names of the blocks.
+        inside: of modules within the blocks, if any.
+    """
 
     make: Callable[[], nn.Module]
     inputs: Callable[[], tuple[Tensor, ...]]
-    blocks: tuple[str, ...]
+    blocks: str
+    inside: str = "(?!)"
 
 
 @dataclass(slots=True)
@@ -27,6 +35,7 @@ class Start:
 
     weights: dict[str, float] = field(default_factory=dict)
     activations: dict[str, float] = field(default_factory=dict)
+    inside: dict[str, float] = field(default_factory=dict)
     gradients: dict[str, float] = field(default_factory=dict)
     weight_gradients: dict[str, float] = field(default_factory=dict)
 
@@ -41,12 +50,13 @@ def measured(module: nn.Module, network: Network, names: Sequence[str]) -> Start
     """
     found = Start()
     hooks = [
-        child.register_forward_hook(_block_hook(name, found))
-        for name, child in module.named_modules()
-        if any(
-            fnmatchcase(name, pattern) and name.count(".") == pattern.count(".")
-            for pattern in network.blocks
+        child.register_forward_hook(_output_hook(name, spreads, found.gradients))
+        for pattern, spreads in (
+            (network.blocks, found.activations),
+            (network.inside, found.inside),
         )
+        for name, child in module.named_modules()
+        if re.fullmatch(pattern, name)
     ]
     assert hooks, network.blocks
     banks = banks_of(module).values()
@@ -71,11 +81,13 @@ def measured(module: nn.Module, network: Network, names: Sequence[str]) -> Start
     return found
 
 
-def _block_hook(name: str, found: Start) -> Callable[..., None]:
+def _output_hook(
+    name: str, spreads: dict[str, float], gradients: dict[str, float]
+) -> Callable[..., None]:
     def hook(_: nn.Module, __: Any, output: Any) -> None:
         output = output if isinstance(output, Tensor) else output[0]
-        found.activations[name] = float(output.detach().std())
-        output.register_hook(lambda g: found.gradients.update({name: float(g.std())}))
+        spreads[name] = float(output.detach().std())
+        output.register_hook(lambda g: gradients.update({name: float(g.std())}))
 
     return hook
 
@@ -98,7 +110,7 @@ def _rms(values: Tensor) -> float:
 def compared(variant: str, start: Start, original: Start) -> dict[str, Any]:
     """Return the largest factor, up or down, between two starts, and where it is."""
     row: dict[str, Any] = {}
-    for what in ("weights", "activations", "gradients", "weight_gradients"):
+    for what in ("weights", "activations", "inside", "gradients", "weight_gradients"):
         found, expected = getattr(start, what), getattr(original, what)
         factors = {
             name: max(found[name] / size, size / max(found[name], 1e-30))

@@ -63,10 +63,10 @@ def skip_network(*, fixup: bool) -> nn.Module:
 
 
 PLAIN = {
-    "40 linear layers and ReLU": Network(plain_mlp, normal(64, 64), ("*.layer",)),
-    "24 convolutions and ReLU": Network(plain_cnn, normal(8, 3, 16, 16), ("*.layer",)),
-    "20 blocks, SkipInit": Network(partial(skip_network, fixup=False), normal(64, 64), ("*",)),
-    "20 blocks, Fixup": Network(partial(skip_network, fixup=True), normal(64, 64), ("*",)),
+    "40 linear layers and ReLU": Network(plain_mlp, normal(64, 64), r"\d+\.layer"),
+    "24 convolutions and ReLU": Network(plain_cnn, normal(8, 3, 16, 16), r"\d+\.layer"),
+    "20 blocks, SkipInit": Network(partial(skip_network, fixup=False), normal(64, 64), r"\d+"),
+    "20 blocks, Fixup": Network(partial(skip_network, fixup=True), normal(64, 64), r"\d+"),
 }
 
 

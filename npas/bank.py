@@ -251,21 +251,6 @@ class Bank(nn.Module):
         slot = self._slots[layer]
         return slot.layer, slot.coefficient, slot.scale
 
-    def coefficients(self) -> dict[str, torch.Tensor]:
-        """Return what the templates of each layer are multiplied with, apart from its gain.
-
-        Returns:
-            layer -> [K_i], for the layers that have templates.
-        """
-        coef = self.sources().coef
-        found: dict[str, torch.Tensor] = {}
-        for name, slot in self._slots.items():
-            if slot.offset == AVERAGE:
-                found[name] = self.theta.new_full((slot.layer.k,), 1 / max(1, slot.layer.k))
-            else:
-                found[name] = coef[slot.offset : slot.offset + slot.layer.k]
-        return {name: values for name, values in found.items() if len(values)}
-
     def _note_gains(self) -> None:
         # Read once, not in forward: on a GPU that would wait for the device.
         ones = [False] * len(self.gain) if self.gain.is_meta else (self.gain == 1).tolist()
@@ -297,6 +282,21 @@ class Bank(nn.Module):
         # With one kind of coefficient, the usual case, they are read where they are.
         coef = empty if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
         return Sources(self.theta, coef, empty if self.mask is None else self.mask)
+
+    def coefficients(self) -> dict[str, torch.Tensor]:
+        """Return what the templates of each layer are multiplied with, apart from its gain.
+
+        Returns:
+            layer -> [K_i], for the layers that have templates.
+        """
+        coef = self.sources().coef
+        found: dict[str, torch.Tensor] = {}
+        for name, slot in self._slots.items():
+            if slot.offset == AVERAGE:
+                found[name] = self.theta.new_full((slot.layer.k,), 1 / max(1, slot.layer.k))
+            else:
+                found[name] = coef[slot.offset : slot.offset + slot.layer.k]
+        return {name: values for name, values in found.items() if len(values)}
 
     def _run(self, call: Call) -> torch.Tensor:
         """Make what a call makes, with grad where enabled."""
