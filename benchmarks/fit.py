@@ -2,6 +2,7 @@ r"""Fitted banks against truncated SVD: nearness to a pretrained network, and a 
 
     python -m benchmarks.fit agreement [--models build/models] [--data cifar10-jpeg.zip]
     python -m benchmarks.fit tuning
+    python -m benchmarks.fit scale
     python -m benchmarks.fit tables
 
 Rows go to build/fit/*.jsonl, one a case; cases that are there are not run again. ``tables`` prints
@@ -15,6 +16,7 @@ and CIFAR-10 is a zip of ``train|test/<class>/*.jpg``.
 """
 
 import argparse
+import functools
 import time
 import warnings
 from collections.abc import Iterator
@@ -28,17 +30,17 @@ import npas
 from benchmarks import fit_svd, fit_tables
 from benchmarks.fit_log import Log
 from benchmarks.fit_models import Subject, subject
+from benchmarks.fit_scale import scale
 from benchmarks.fit_tuning import runs
 from npas.fit_moments import second_moments
 
 NETWORKS = ("efficientnet", "minilm")
 BUDGETS = ("25%", "50%", "75%", "90%", "100%")
-GROUPS = ("auto", "own", "single", "fit")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("section", choices=("agreement", "tuning", "tables"))
+    parser.add_argument("section", choices=("agreement", "tuning", "scale", "tables"))
     parser.add_argument("--models", type=Path, default=Path("build/models"))
     parser.add_argument("--data", type=Path, default=Path("build/cifar10-jpeg.zip"))
     parser.add_argument("--out", type=Path, default=Path("build/fit"))
@@ -51,6 +53,9 @@ def main() -> None:
         fit_tables.show(given.out)
         return
     given.out.mkdir(parents=True, exist_ok=True)
+    if given.section == "scale":
+        scale(Log(given.out / "scale.jsonl"))
+        return
     for network in given.network:
         log = Log(given.out / f"{given.section}-{network}.jsonl")
         if given.section == "tuning":
@@ -64,14 +69,20 @@ def agreement(network: str, given: Subject, log: Log) -> None:
     moments = second_moments(given.model, given.calibration)
     expected = given.outputs(given.model, given.comparison)
     total = sum(p.numel() for p in given.model.parameters())
+    decomposed = {
+        weighted: functools.cache(
+            functools.partial(fit_svd.decompose, given.model, moments if weighted else {})
+        )
+        for weighted in (True, False)
+    }
     for case in cases(network):
         if log.find(case) is not None:
             continue
         start = time.perf_counter()
         if case["method"] == "SVD":
             budget = round(total * float(case["budget"][:-1]) / 100)
-            used = moments if case["weighted"] else {}
-            made, note = fit_svd.best(given.model, used, budget, given.distance)
+            matrices = decomposed[case["weighted"]]()
+            made, note = fit_svd.best(given.model, matrices, budget, given.distance)
             row: dict[str, Any] = {"note": note}
         else:
             made, row = fitted(case, given)
@@ -84,16 +95,21 @@ def agreement(network: str, given: Subject, log: Log) -> None:
 
 
 def cases(network: str) -> Iterator[dict[str, Any]]:
-    """Yield the cases, those that tell most first."""
-    for budget in sorted(BUDGETS, key=lambda budget: (budget == "100%", -float(budget[:-1]))):
-        for weighted in (True, False):
-            for method in ("SVD", *(f"npas {groups}" for groups in GROUPS)):
-                yield {
-                    "network": network,
-                    "budget": budget,
-                    "method": method,
-                    "weighted": weighted,
-                }
+    """Yield the cases, those that tell most first: a row of the table after the other."""
+    first = [(method, weighted) for weighted in (True, False) for method in ("SVD", "npas fit")]
+    every = [
+        (method, weighted)
+        for weighted in (True, False)
+        for method in ("npas auto", "npas own", "npas single")
+    ]
+    for method, weighted in first + every:
+        for budget in BUDGETS:
+            yield {
+                "network": network,
+                "budget": budget,
+                "method": method,
+                "weighted": weighted,
+            }
 
 
 def fitted(case: dict[str, Any], given: Subject) -> tuple[nn.Module, dict[str, Any]]:

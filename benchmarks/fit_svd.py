@@ -141,12 +141,11 @@ def _pair(module: nn.Module, first: torch.Tensor, second: torch.Tensor) -> nn.Mo
 
 def best(
     model: nn.Module,
-    moments: Mapping[str, torch.Tensor],
+    matrices: list[Matrix],
     budget: int,
     distance: Callable[[nn.Module], float],
 ) -> tuple[nn.Module, str]:
     """Return the network of ``budget`` parameters that is nearest by ``distance``, and how."""
-    matrices = decompose(model, moments)
     total = sum(p.numel() for p in model.parameters())
     available = budget - (total - sum(matrix.n for matrix in matrices))
     tried = []

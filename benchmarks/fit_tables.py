@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.fit_log import Row, read
-from benchmarks.tables import Column, Section, markdown, percent
+from benchmarks.tables import Column, Section, count, markdown, percent
 
 _COMMAND = "python -m benchmarks.fit"
 
@@ -16,7 +16,7 @@ def show(folder: Path) -> None:
     for path in sorted(folder.glob("*.jsonl")):
         rows = read(path)
         kind = path.stem.partition("-")[0]
-        sections += [*(_agreement(rows) if kind == "agreement" else _tuning(rows))]
+        sections += _KINDS[kind](rows)
     print(markdown("Fits, measured", _COMMAND, "one thread", sections))
 
 
@@ -78,3 +78,20 @@ def _tuning(rows: list[Row]) -> Iterable[Section]:
         Column("less SVD's", "difference", lambda value: f"{value:+.1%}"),
     ]
     yield Section(f"{network}: accuracy after a short training", "", columns, table)
+
+
+def _scale(rows: list[Row]) -> Iterable[Section]:
+    columns = [
+        Column("network and mapping", "name"),
+        Column("parameters", "parameters", count),
+        Column("banks", "banks"),
+        Column("largest bank, MB", "largest bank", lambda value: f"{value / 1e6:.0f}"),
+        Column("extra memory, MB", "extra bytes", lambda value: f"{value / 1e6:.0f}"),
+        Column("processor time, s", "seconds", lambda value: f"{value:.0f}"),
+        Column("most rounds", "rounds"),
+    ]
+    named = [{"name": row["case"]["case"], **row} for row in rows]
+    yield Section("Time and memory of a fit at 50%", "", columns, named)
+
+
+_KINDS = {"agreement": _agreement, "tuning": _tuning, "scale": _scale}

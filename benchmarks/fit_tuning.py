@@ -20,7 +20,7 @@ from npas.fit_moments import second_moments
 BUDGETS = ("50%", "90%")
 METHODS = ("dense", "SVD", "npas fit", "npas fit auto", "npas random")
 RATES = (3e-4, 1e-3)
-STEPS, BATCH = 80, 16
+BATCH = 16
 _PIXELS = 64
 _CLASSES = 10
 
@@ -41,6 +41,7 @@ class Task:
         train: batches, more than are trained on.
         valid: batches on which learning rates are chosen.
         test: batches on which accuracy is reported.
+        steps: of training.
     """
 
     body: nn.Module
@@ -51,6 +52,7 @@ class Task:
     train: list[Batch]
     valid: list[Batch]
     test: list[Batch]
+    steps: int
 
 
 def runs(network: str, models: Path, data: Path, seeds: int, log: Log) -> None:
@@ -93,7 +95,10 @@ def compressed(
                 return float((task.read(module, batches[0]) - expected).square().mean())
 
             made, _ = fit_svd.best(
-                task.body, moments, round(total * float(budget[:-1]) / 100), distance
+                task.body,
+                fit_svd.decompose(task.body, moments),
+                round(total * float(budget[:-1]) / 100),
+                distance,
             )
             return made
         case "npas fit":
@@ -114,9 +119,9 @@ def train(
     head = task.head()
     parameters = [*body.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, STEPS, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, task.steps, pct_start=0.1)
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(task.train), generator=generator).repeat(2)[:STEPS].tolist()
+    order = torch.randperm(len(task.train), generator=generator)[: task.steps].tolist()
     start = time.perf_counter()
     body.train()
     for index in order:
@@ -155,9 +160,10 @@ def _sentences(models: Path, data: Path) -> Task:
         read=lambda body, x: pooled(body(**x).last_hidden_state, x["attention_mask"]),
         loss=F.binary_cross_entropy_with_logits,
         correct=lambda output, labels: (output > 0) == (labels > 0),
-        train=batches(rows[: STEPS * BATCH], BATCH),
+        train=batches(rows[: 60 * BATCH], BATCH),
         valid=batches(rows[5000:5400], 100),
         test=batches(rows[-1000:], 100),
+        steps=40,
     )
 
 
@@ -165,10 +171,10 @@ def _images(models: Path, data: Path) -> Task:
     """CIFAR-10, enlarged; the classifier of 1,000 classes is left away."""
     body = efficientnet(models)
     body._fc = nn.Identity()
-    images, labels = cifar(data, "train", STEPS * BATCH // _CLASSES + 50, _PIXELS)
+    images, labels = cifar(data, "train", 300, _PIXELS)
     tested, answers = cifar(data, "test", 150, _PIXELS)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    parts = [order[: STEPS * BATCH].split(BATCH), order[-500:].split(100)]
+    parts = [order[: 150 * BATCH].split(BATCH), order[-500:].split(100)]
     train, valid = ([(images[i], labels[i]) for i in part] for part in parts)
     return Task(
         body=body,
@@ -179,4 +185,5 @@ def _images(models: Path, data: Path) -> Task:
         train=train,
         valid=valid,
         test=list(zip(tested.split(100), answers.split(100), strict=True)),
+        steps=150,
     )

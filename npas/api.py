@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping as MappingType, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -174,7 +174,8 @@ def compile(
     taken = reserved_names(model)
     if taken and frontend in ("auto", "opaque"):
         # What fx calls its own the model has too, so that no graph module can be made of it.
-        options = {"plan": plan, "calibrate": calibrate, **asdict(how), **plan_arguments}
+        given = {field.name: getattr(how, field.name) for field in fields(how)}
+        options = {"plan": plan, "calibrate": calibrate, **given, **plan_arguments}
         made = compile_(clone_all(model), budget, **options)
         state = state_of(made)
         assert state is not None

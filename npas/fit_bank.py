@@ -63,8 +63,9 @@ class BankFit:
     def step_bank(self) -> float:
         """Solve for the bank by conjugate gradients on the normal equations, without a matrix.
 
-        Where no two templates of a layer overlap another's, the equations are diagonal, and the
-        first step, which divides by the diagonal, solves them.
+        Where each element of a weight is made of one element of the bank (one template a layer,
+        tiles), the equations are diagonal, and the first step, which divides by the diagonal,
+        solves them.
 
         Returns:
             The squared error before.

@@ -96,15 +96,29 @@ def fit_weights(
         FitError.mean(list(errors.values())),
         rounds,
     )
-    if found.total.relative > NEAR_ONE:
+    _warn(found, starts)
+    return {layer.name: starts[layer.name] for layer in plan.layers if layer.name in starts}, found
+
+
+def _warn(fit: Fit, starts: Mapping[str, LayerStart]) -> None:
+    """Say what a user would not expect of a fit."""
+    if fit.total.relative > NEAR_ONE:
         warnings.warn(
-            f"the fit leaves a relative error of {found.total.relative:.2f} (1 is that of zeros): "
+            f"the fit leaves a relative error of {fit.total.relative:.2f} (1 is that of zeros): "
             "the result is hardly nearer to the original than a random start; raise budget, or "
             "train it as one would from scratch",
             NpasWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
-    return {layer.name: starts[layer.name] for layer in plan.layers if layer.name in starts}, found
+    fallen = [name for name, start in starts.items() if start.start == "fan-in"]
+    if fallen:
+        warnings.warn(
+            f"{', '.join(fallen)} is zero in the original, and the plan gives it no coefficient "
+            "that could be zero: it starts at the scale of its fan-in. Compile with budget= "
+            "instead of plan=, or plan with overrides={name: {'scale': True}}",
+            NpasWarning,
+            stacklevel=5,
+        )
 
 
 def _error(

@@ -336,6 +336,15 @@ def test_weights_of_zeros_start_at_zero_and_learn() -> None:
     assert not any(weight.any() for weight in weights_of(ssn).values())
 
 
+def test_a_zero_that_nothing_can_make_is_said() -> None:
+    model = stack()
+    plan = npas.plan(model, "30%", groups="single", downsample="rr")
+    nn.init.zeros_(model.get_parameter("2.weight"))
+    with pytest.warns(NpasWarning, match=r"2\.weight is zero.*'scale': True"):
+        ssn = npas.compile(model, plan=plan, init="fit")
+    assert npas.report(ssn).starts["2.weight"].start == "fan-in"
+
+
 def test_a_fit_that_finds_next_to_nothing_warns_with_the_number() -> None:
     with pytest.warns(NpasWarning, match=r"relative error of 0\.9\d"):
         npas.fit(stack(layers=12), "8%", groups="single")
@@ -360,6 +369,44 @@ def test_meta_tensors_have_nothing_to_fit() -> None:
         model = stack()
     with pytest.raises(NpasError, match=r"0\.weight is on the meta device.*init='random'"):
         npas.fit(model, "50%")
+
+
+@pytest.mark.parametrize("frontend", ["fx", "opaque"])
+def test_every_front_end_starts_from_the_same_fit(frontend: str) -> None:
+    model = Mixed()
+    ssn = npas.fit(model, "60%", batches=[IDS], frontend=frontend)
+    other = npas.compile_(copy.deepcopy(model), "60%", init="fit", fit_batches=[IDS])
+    assert npas.report(ssn).fit == npas.report(other).fit
+    torch.testing.assert_close(ssn(IDS), other(IDS))
+
+
+class Taken(nn.Module):
+    """Has what fx calls its own, so that it is compiled in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.graph = nn.Linear(16, 16)
+        self.next = nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.next(self.graph(x))
+
+
+def test_a_model_without_a_graph_is_fitted_too() -> None:
+    ssn = npas.fit(Taken(), "70%", batches=(torch.randn(3, 16) for _ in range(2)))
+    fit = npas.report(ssn).fit
+    assert fit is not None and fit.total.weighted is not None
+
+
+def test_gains_are_calibrated_after_the_fit() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(32, 32) for _ in range(6)))
+    x = torch.randn(64, 32)
+    ratios = {}
+    for calibrate in (None, x):
+        ssn = npas.fit(model, "40%", groups="single", calibrate=calibrate)
+        ratios[calibrate is None] = float((ssn(x).std() / model(x).std()).detach())
+    assert abs(ratios[False] - 1) < abs(ratios[True] - 1)
 
 
 def test_fit_takes_no_other_start() -> None:
