@@ -223,8 +223,8 @@ def tables(starts: Sequence[Row], normless: Sequence[Row], spread: Sequence[Row]
         "takes any weight from its own standard deviation. Another seed: the original, drawn "
         f"anew, against itself. Promised: weights {WEIGHTS}; activations {ACTIVATIONS} and "
         f"gradients at blocks {GRADIENTS:g} where nothing is shared, and everywhere after "
-        "calibrate=batch. Weights' gradients go with the gain of what follows them in a branch, and "
-        "branches that are one function in all blocks must be scaled to keep the stream's scale. "
+        "calibrate=batch. Weights' gradients go with the gain of what follows them in a branch, "
+        "and branches that are one function in all blocks must be scaled to keep the stream's scale. "
         f"{len(compiled) - missed} of {len(compiled)} rows keep that. A row without numbers names "
         "the smallest budget."
     )
@@ -242,8 +242,8 @@ def tables(starts: Sequence[Row], normless: Sequence[Row], spread: Sequence[Row]
             "Without norms",
             "One bank; the largest factors of three seeds, at the outputs of the layers or, with "
             "skips, of the blocks. He's initialisation; a branch that starts at zero stays so. "
-            "Without a norm the scales of signal and gradient are products of the same gains: where "
-            "calibration matches the one, chance has the other.",
+            "Without a norm the scales of signal and gradient are products of the same gains: "
+            "where calibration matches the one, chance has the other.",
             _NORMLESS,
             normless,
         ),
