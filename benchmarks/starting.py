@@ -224,7 +224,7 @@ def tables(starts: Sequence[Row], normless: Sequence[Row], spread: Sequence[Row]
         f"anew, against itself. Promised: weights {WEIGHTS}; activations {ACTIVATIONS} and "
         f"gradients at blocks {GRADIENTS:g} where nothing is shared, and everywhere after "
         "calibrate=batch. Weights' gradients go with the gain of what follows them in a branch, "
-        "and branches that are one function in all blocks must be scaled to keep the stream's scale. "
+        "and branches that are one function in all blocks are scaled to keep the stream's scale. "
         f"{len(compiled) - missed} of {len(compiled)} rows keep that. A row without numbers names "
         "the smallest budget."
     )
