@@ -8,7 +8,7 @@ from benchmarks.learning.spec import Build, Case, Experiment, Recipe
 from benchmarks.learning.starts import COEFFICIENTS, MASKS
 
 # The optimizer and its rate are what `pilot` decided.
-WRN28 = Recipe("cifar10", 16, 10_000, 10_000, "wrn-28-1", 6, 128, "sgd", 0.3, 5e-4)
+WRN28 = Recipe("cifar10", 12, 10_000, 10_000, "wrn-28-1", 6, 128, "sgd", 0.3, 5e-4)
 WRN16 = replace(WRN28, network="wrn-16-1", epochs=4)
 WRN10 = replace(WRN28, network="wrn-10-1", epochs=3)
 DENSE = Case("dense", Build(), WRN28)
