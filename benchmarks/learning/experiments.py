@@ -8,8 +8,8 @@ from benchmarks.learning.spec import Build, Case, Experiment, Recipe
 from benchmarks.learning.starts import COEFFICIENTS, MASKS
 
 # The optimizer and its rate are what `pilot` decided.
-WRN28 = Recipe("cifar10", 12, 10_000, 10_000, "wrn-28-1", 6, 128, "sgd", 0.3, 5e-4)
-WRN16 = replace(WRN28, network="wrn-16-1", epochs=4)
+WRN28 = Recipe("cifar10", 12, 10_000, 10_000, "wrn-28-1", 4, 128, "sgd", 0.3, 5e-4)
+WRN16 = replace(WRN28, network="wrn-16-1", epochs=3)
 WRN10 = replace(WRN28, network="wrn-10-1", epochs=3)
 DENSE = Case("dense", Build(), WRN28)
 DECAY = {"sgd": 5e-4, "adamw": 1e-2}

@@ -43,8 +43,8 @@ def run_missing(
     labels = {row["recipe"]["images"]: row["data"] for row in rows.values()}
     runs = missing(experiments, rows)
     say(f"{len(runs)} runs to do, {len(rows)} rows in {kept}")
-    start, done = time.monotonic(), 0
-    for row in _rows(runs, kept, data, jobs):
+    start = time.monotonic()
+    for done, row in enumerate(_rows(runs, kept, data, jobs), 1):
         images = row["recipe"]["images"]
         if labels.setdefault(images, row["data"]) != row["data"]:
             raise MixedData(
@@ -52,7 +52,6 @@ def run_missing(
                 "keep them apart with --rows"
             )
         append_row(kept, row)
-        done += 1
         left = (time.monotonic() - start) / done * (len(runs) - done)
         say(f"{done}/{len(runs)} {describe(row)}; about {left / 60:.0f} min left")
 
