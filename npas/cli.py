@@ -1,6 +1,7 @@
 """The command line: plan, search, explain, diff, check."""
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from npas.plan import DOWNSAMPLE, UPSAMPLE, Plan
 
 OK, DIFFERS, USAGE, BUDGET, INVALID, MODEL = range(6)
 INTERRUPTED = 130  # as shells say it
+_PICTURES = (".png", ".svg", ".pdf")
 _MODEL_HELP = (
     "package.module:callable, file.py:callable, timm:NAME, torchvision:NAME or hf:CONFIG.json"
 )
@@ -53,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from npas.api import plan
 
+    _check_outputs(arguments.out, arguments.plot)
     model = load_model(arguments.model, _kwargs(arguments.kwargs))
     inputs = [parse_input(text) for text in arguments.input]
     result = plan(
@@ -72,7 +75,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.out:
         result.save(arguments.out)
     if arguments.plot:
-        _save_figure(result.plot(), arguments.plot)
+        result.plot().savefig(arguments.plot, dpi=130)
     if arguments.json:
         sys.stdout.write(result.to_json())
     else:
@@ -85,6 +88,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _search(arguments: argparse.Namespace) -> int:
     from npas.search import search
 
+    _check_outputs(arguments.out, arguments.plot)
     out = Path(arguments.out)
     groups = (
         arguments.groups if arguments.groups == "auto" else _whole("--groups", arguments.groups)
@@ -109,7 +113,7 @@ def _search(arguments: argparse.Namespace) -> int:
     )
     mapping.save(out)
     if arguments.plot:
-        _save_figure(mapping.plot(), arguments.plot)
+        mapping.plot().savefig(arguments.plot, dpi=130)
     if arguments.json:
         sys.stdout.write(mapping.to_json())
     else:
@@ -163,11 +167,15 @@ def _check(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _save_figure(figure: Any, path: str) -> None:
-    known = figure.canvas.get_supported_filetypes()
-    if Path(path).suffix.removeprefix(".") not in known:
-        raise NpasError(f"--plot {path!r} must end in one of {', '.join(sorted(known))}")
-    figure.savefig(path, dpi=130)
+def _check_outputs(out: str | None, plot: str | None) -> None:
+    """Refuse what could not be written, before the work is done."""
+    for option, path in (("--out", out), ("--plot", plot)):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise NotADirectoryError(f"{option} {path!r}: the folder is not there")
+    if plot is not None and Path(plot).suffix not in _PICTURES:
+        raise NpasError(f"--plot {plot!r} must end in {', '.join(_PICTURES)}")
+    if plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise NpasError("--plot needs matplotlib: pip install 'npas[plot]'")
 
 
 def _whole(option: str, text: str) -> int:

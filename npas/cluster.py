@@ -55,7 +55,7 @@ def cluster(
         groups: number of banks P, or ``"auto"``: of the numbers from 2 to half of the layers the
             one whose clusterings agree best over 8 seeds (adjusted Rand index), after groups in
             which a layer would be upsampled without need were merged (Appendix C); of equally
-            stable ones the largest.
+            stable ones that of the best silhouette.
         seed: of k-means.
         share: parameters for banks over elements of all weights, which ``"auto"`` needs to know
             what would be upsampled; 1 is a budget of 100%.
@@ -123,15 +123,17 @@ def choose(layers: Layers, share: float, seed: int) -> tuple[np.ndarray, float]:
     if share < 1:
         # A bank needs at least 1 / share layers to hold its largest.
         most = max(1, min(most, int(share * len(layers.names))))
-    best, stability, score = clusters(1, 0, 1), 1.0, (-1.0, 0)
+    best, stability, score = clusters(1, 0, 1), 1.0, (-1.0, -1.0)
     for n_groups in _tried(min(most, len(layers.names))):
         runs = [clusters(n_groups, offset, 1) for offset in range(N_SEEDS)]
         pairs = itertools.combinations(runs, 2)
         agreement = float(np.mean([adjusted_rand_score(a, b) for a, b in pairs]))
         found = clusters(n_groups, 0, N_INIT)
-        count = len(np.unique(found))
-        own = (round(agreement, 2), count)  # equal to two digits is as stable
-        if count > 1 and own > score:  # that all are in one group is no finding
+        silhouette = _silhouette(layers.points, found)
+        if silhouette is None:  # all in one group, or each in its own: no finding
+            continue
+        own = (round(agreement, 2), silhouette)  # equal to two digits is as stable
+        if own > score:
             best, stability, score = found, agreement, own
     return best, round(stability, _DIGITS)
 
@@ -182,6 +184,7 @@ def _what_to_cluster(searched: Any) -> tuple[Learned, Layers, Mapping]:
     learned = Learned(
         method=bank.method,
         templates=len(bank.theta),
+        start=bank.start,
         steps=0,
         seed=0,
         optimizer="",
@@ -200,16 +203,20 @@ def _what_to_cluster(searched: Any) -> tuple[Learned, Layers, Mapping]:
 
 
 def _quality(points: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
-    from sklearn.metrics import silhouette_score
-
     centres = np.stack([points[labels == label].mean(axis=0) for label in labels])
     inertia = float(((points - centres) ** 2).sum())
-    defined = 2 <= len(np.unique(labels)) < len(points)
-    silhouette = float(silhouette_score(points, labels)) if defined else None
+    silhouette = _silhouette(points, labels)
     return {
         "inertia": float(f"{inertia:.{_DIGITS}g}"),
         "silhouette": None if silhouette is None else float(f"{silhouette:.{_DIGITS}g}"),
     }
+
+
+def _silhouette(points: np.ndarray, labels: np.ndarray) -> float | None:
+    from sklearn.metrics import silhouette_score
+
+    defined = 2 <= len(np.unique(labels)) < len(points)
+    return float(silhouette_score(points, labels)) if defined else None
 
 
 def _reason(points: np.ndarray, method: str) -> str:

@@ -19,6 +19,7 @@ class Learned:
     Attributes:
         method: ``"emb"`` or ``"wavg"``: whether layers are represented by phi or by alpha.
         templates: K' of the search.
+        start: of its coefficients: ``"equal"`` or ``"orthogonal"``.
         steps: training steps that were run.
         seed: of the search and of k-means.
         optimizer: name of its class.
@@ -32,6 +33,7 @@ class Learned:
 
     method: str
     templates: int
+    start: str
     steps: int
     seed: int
     optimizer: str

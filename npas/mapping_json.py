@@ -77,8 +77,9 @@ def _learned(data: Any) -> Learned:
     _no_others("learned.", data, [f.name for f in fields(Learned)])
     if data.get("method") not in ("emb", "wavg"):
         raise PlanError("mapping: learned.method must be 'emb' or 'wavg'")
-    if not isinstance(data.get("optimizer"), str):
-        raise PlanError("mapping: learned.optimizer must be a string")
+    for name in ("start", "optimizer"):
+        if not isinstance(data.get(name), str):
+            raise PlanError(f"mapping: learned.{name} must be a string")
     for name in ("templates", "steps", "seed"):
         if type(data.get(name)) is not int or data[name] < 0:
             raise PlanError(f"mapping: learned.{name} must be a whole number, 0 or more")
@@ -102,6 +103,7 @@ def _learned(data: Any) -> Learned:
     return Learned(
         method=data["method"],
         templates=data["templates"],
+        start=data["start"],
         steps=data["steps"],
         seed=data["seed"],
         optimizer=data["optimizer"],

@@ -74,11 +74,7 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
     """
     budget = request.check()
     weights = inventory.weights
-    itemsize = max(getattr(torch, w.dtype).itemsize for w in weights)
-    # Less than one parameter is refused below, with the smallest usable budget.
-    asked = budget.resolve(inventory.n_dense, itemsize, least=0)
-    n_weights = sum(w.n for w in weights)
-    share = None if asked is None else max(0, asked - inventory.n_fixed) / n_weights
+    asked, share = resolve(budget, inventory)
     graph = op_graph(trace.graphs[True], model, weights)
     overrides = _overrides_by_name(request, weights)
 
@@ -154,6 +150,20 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
     )
     assert plan.n_params <= asked, "the allocator spent more than it was given"
     return plan
+
+
+def resolve(budget: Budget, inventory: Inventory) -> tuple[int | None, float | None]:
+    """Return a budget in parameters, and what is left for banks over elements of all weights.
+
+    Both are None where they follow from the mapping (``"largest"``).
+    """
+    itemsize = max(getattr(torch, w.dtype).itemsize for w in inventory.weights)
+    # Less than one parameter is refused later, with the smallest usable budget.
+    asked = budget.resolve(inventory.n_dense, itemsize, least=0)
+    if asked is None:
+        return None, None
+    n_weights = sum(w.n for w in inventory.weights)
+    return asked, max(0, asked - inventory.n_fixed) / n_weights
 
 
 def check_fits(plan: Plan, model: nn.Module) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Above this, rows are thinner than their names.
 _MOST_NAMES = 80
 # More banks than this have no panel of their own: the first picture still has them all.
-_MOST_PANELS = 40
+_MOST_PANELS = 20
 # Layers whose similarities are still told apart.
 _MOST_CELLS = 400
 
@@ -33,7 +33,7 @@ def plot_plan(plan: Plan, module: nn.Module | None = None) -> "Figure":
     bank's layers are now (cosine).
 
     Args:
-        plan: what to draw; of more than 40 banks those with the most layers have panels.
+        plan: what to draw; of more than 20 banks those with the most layers have panels.
         module: compiled from the plan.
 
     Raises:

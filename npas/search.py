@@ -25,7 +25,8 @@ from npas.passes.collect import Inventory, collect
 from npas.passes.structure import analyse
 from npas.passes.trace import clone_all
 from npas.passes.verify import steady
-from npas.search_bank import METHODS, SearchBank
+from npas.planning import resolve
+from npas.search_bank import METHODS, STARTS, SearchBank
 from npas.search_progress import shown
 from npas.search_state import (
     Progress,
@@ -66,6 +67,7 @@ def search_model(
     *,
     method: str = "emb",
     templates: int = 8,
+    start: str = "equal",
     target_modules: Iterable[str] | None = None,
     ignored_modules: Iterable[str] | None = None,
     example_inputs: Sequence[Any] = (),
@@ -82,6 +84,9 @@ def search_model(
         method: ``"emb"``: a layer is represented by its embedding phi [24]; ``"wavg"``: by its
             coefficients alpha [K'] (3.1.1).
         templates: K'.
+        start: ``"equal"``: all layers start with the same coefficients, so that what tells them
+            apart is what was learned; ``"orthogonal"``: as the paper starts, where a short search
+            mostly finds the start again (docs/search.md).
         target_modules: patterns: only these weights, as for `npas.plan`.
         ignored_modules: patterns: not these weights.
         example_inputs: positional inputs of forward, by which kinds are told where there is no
@@ -95,6 +100,7 @@ def search_model(
         model,
         method,
         templates,
+        start,
         target_modules,
         ignored_modules,
         as_tuple(example_inputs),
@@ -116,6 +122,7 @@ def search(
     seed: int = 0,
     budget: str | int | float | None = None,
     templates: int = 8,
+    start: str = "equal",
     checkpoint: str | Path | None = None,
     callbacks: Sequence[Callable[[SearchStep], None]] = (),
     progress: bool | None = None,
@@ -145,6 +152,7 @@ def search(
         budget: that the mapping is for, which ``groups="auto"`` needs: more banks than it can
             feed are merged. Without it, as many as the model's parameters feed.
         templates: K': see `search_model`.
+        start: of the coefficients: see `search_model`.
         checkpoint: file to save the state to (every minute, and when interrupted), and to go on
             from if it is there; removed at the end. Without it an interrupted search is saved to
             the folder for temporary files.
@@ -169,13 +177,16 @@ def search(
             model,
             method,
             templates,
+            start,
             target_modules,
             ignored_modules,
             as_tuple(example_inputs),
             example_kwargs,
         )
         check_groups(groups, len(inventory.weights))
-        share = _share(budget, inventory)
+        # "largest" lets every bank hold its largest layer, as a budget of 100% does.
+        found_share = None if budget is None else resolve(parse_budget(budget), inventory)[1]
+        share = 1.0 if found_share is None else max(found_share, sys.float_info.min)
         optimizer = optimizer or (lambda groups: torch.optim.AdamW(groups, lr=1e-3))
         made = optimizer(param_groups(module))
         if not isinstance(made, torch.optim.Optimizer):
@@ -186,6 +197,7 @@ def search(
             "layers": [[w.name, list(w.shape)] for w in inventory.weights],
             "method": method,
             "templates": templates,
+            "start": start,
             "seed": seed,
             "optimizer": type(made).__name__,
         }
@@ -353,12 +365,14 @@ def _search_model(
     model: nn.Module,
     method: str,
     templates: int,
+    start: str,
     target_modules: Iterable[str] | None,
     ignored_modules: Iterable[str] | None,
     inputs: tuple[Any, ...],
     kwargs: MappingType[str, Any] | None,
 ) -> tuple[nn.Module, Inventory]:
     check_choice("method", method, METHODS)
+    check_choice("start", start, STARTS)
     if isinstance(templates, bool) or not isinstance(templates, int) or not 2 <= templates <= 4096:
         raise NpasError(f"templates={templates!r} must be a whole number, at least 2")
     check_keywords(kwargs)
@@ -381,7 +395,7 @@ def _search_model(
         )
     _check_weights(model, [weight.name for weight in weights])
     module = clone_all(model)
-    bank = SearchBank(weights, dict(module.named_parameters()), method, templates)
+    bank = SearchBank(weights, dict(module.named_parameters()), method, templates, start)
     names = {name: w.name for w in weights for name in (w.name, *w.aliases)}
     take_over_all(module, {name: Source(bank, layer) for name, layer in names.items()})
     module.npas = nn.ModuleDict({"search": bank})
@@ -400,17 +414,6 @@ def _check_weights(model: nn.Module, names: Sequence[str]) -> None:
     for name in names:
         if not bool(torch.isfinite(parameters[name]).all()):
             raise NpasError(f"{name} holds values that are not finite")
-
-
-def _share(budget: Any, inventory: Inventory) -> float:
-    """Return parameters for banks over elements of all weights."""
-    if budget is None:
-        return 1.0
-    asked = parse_budget(budget).resolve(inventory.n_dense, 4, least=0)
-    if asked is None:
-        return 1.0
-    n_weights = sum(weight.n for weight in inventory.weights)
-    return max(asked - inventory.n_fixed, 1) / n_weights
 
 
 def _check(

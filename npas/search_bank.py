@@ -14,6 +14,7 @@ from npas.passes.demand import EMBEDDING
 from npas.recompute import LiveWeights
 
 METHODS = ("emb", "wavg")
+STARTS = ("equal", "orthogonal")
 
 
 class SearchBank(nn.Module):
@@ -40,6 +41,7 @@ class SearchBank(nn.Module):
         parameters: Mapping[str, torch.Tensor],
         method: str,
         templates: int,
+        start: str,
     ) -> None:
         """Draw templates and coefficients, and scale each layer as the original.
 
@@ -48,14 +50,17 @@ class SearchBank(nn.Module):
             parameters: first name -> original weight, on a real device.
             method: ``"emb"`` or ``"wavg"``.
             templates: K'.
+            start: ``"equal"``: all layers start with the same coefficients, so that what tells
+                them apart was learned; ``"orthogonal"``: K' layers to a random orthogonal basis.
         """
         super().__init__()
+        self.start = start
         largest = max(weights, key=lambda weight: weight.n)
         rows, columns = template_shape(largest, templates)
         first = parameters[largest.name]
         made: dict[str, Any] = {"dtype": first.dtype, "device": first.device}
         self.theta = nn.Parameter(torch.randn(templates, rows, columns, **made))
-        starts = _bases(len(weights), templates, first.device).to(first.dtype)
+        starts = _coefficients(start, len(weights), templates, first.device).to(first.dtype)
         self.alpha = self.phi = self.projection = self.bias = None
         if method == "wavg":
             self.alpha = nn.Parameter(starts)
@@ -160,8 +165,10 @@ def template_shape(largest: WeightOp, templates: int) -> tuple[int, int]:
     )
 
 
-def _bases(n_layers: int, k: int, device: torch.device) -> torch.Tensor:
-    """Return [layers, k] unit rows, each k of them a random orthogonal basis."""
+def _coefficients(start: str, n_layers: int, k: int, device: torch.device) -> torch.Tensor:
+    """Return [layers, k] unit rows."""
+    if start == "equal":
+        return torch.full((n_layers, k), k**-0.5, device=device)
     count = -(-n_layers // k)
     bases = [nn.init.orthogonal_(torch.empty(k, k, device=device)) for _ in range(count)]
     return torch.cat(bases)[:n_layers]

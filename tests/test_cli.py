@@ -58,6 +58,16 @@ class ByValue(nn.Module):
         return self.fc(x) if x.sum() > 0 else x
 
 
+def searched(n=6, loss="mean"):
+    torch.manual_seed(1)
+    batches = [torch.randn(4, 8) for _ in range(n)]
+    return mlp(), batches, lambda model, x: getattr(model(x).square(), loss)()
+
+
+def tuned():
+    return (*searched(), lambda groups: torch.optim.SGD(groups, lr=0.1))
+
+
 def raises():
     raise RuntimeError("no such checkpoint")
 
@@ -594,3 +604,65 @@ def test_no_weights_are_allocated(inside: Run) -> None:
 def test_the_same_command_writes_the_same_bytes(inside: Run) -> None:
     command = ("plan", "cli_nets:mlp", "--budget", "50%", "--groups", "random", "--json")
     assert inside(*command).out == inside(*command).out
+
+
+# Searching.
+
+
+def test_process_search_writes_a_mapping_that_plans(process: Run, where: Path) -> None:
+    command = ("search", "cli_nets:searched", "--groups", "2", "--out", "mapping.json")
+    done = process(*command, "--plot", "mapping.svg")
+    assert done.code == 0, done
+    assert done.out == "" and "4 layers in 2 banks, learned (emb)" in done.err
+    mapping = npas.Mapping.load(where / "mapping.json")
+    assert mapping.learned is not None and mapping.learned.steps == 6
+    assert (where / "mapping.svg").stat().st_size > 1000
+    assert not (where / "mapping.json.state").exists()
+    first = (where / "mapping.json").read_bytes()
+    again = process(*command, "--json")
+    assert again.code == 0 and again.out.encode() == first == (where / "mapping.json").read_bytes()
+    planned = process(
+        *("plan", "cli_nets:mlp", "--budget", "50%", "--groups", "mapping.json", "--json")
+    )
+    assert planned.code == 0
+    assert [b["layers"] for b in planned.json["banks"]] == [list(x) for x in mapping.banks.values()]
+
+
+def test_search_takes_an_optimizer_from_the_script(inside: Run, where: Path) -> None:
+    done = inside("search", "cli_nets:tuned", "--method", "wavg", "--steps", "3", "--out", "m.json")
+    assert done.code == 0, done
+    learned = npas.Mapping.load(where / "m.json").learned
+    assert learned is not None
+    assert (learned.optimizer, learned.method, learned.steps) == ("SGD", "wavg", 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["cli_nets:searched", "--groups", "many"], 2, "--groups 'many'"),
+        (["cli_nets:searched", "--groups", "9"], 2, "between 1 and 4"),
+        (["cli_nets:searched", "--method", "pca"], 2, "method='pca'"),
+        (["cli_nets:searched", "--steps", "7"], 2, "after 6 of 7 steps"),
+        (["cli_nets:searched", "--kwargs", '{"loss": "abs"}'], 2, "scalar"),
+        (["cli_nets:searched", "--plot", "m.jpeg2"], 2, ".svg"),
+        (["cli_nets:searched", "--plot", "absent/m.png"], 4, "absent"),
+        (["cli_nets:mlp"], 5, "returned Sequential"),
+        (["cli_nets:number"], 5, "returned int"),
+        (["cli_nets:raises"], 5, "no such checkpoint"),
+        (["cli_nets"], 5, "SCRIPT.py:make"),
+        (["cli_nets:absent"], 5, "absent"),
+    ],
+)
+def test_searches_that_cannot_be(
+    inside: Run, where: Path, arguments: list[str], code: int, says: str
+) -> None:
+    done = inside("search", *arguments, "--out", "m.json")
+    assert done.code == code and says in done.err, done
+    assert done.out == "" and not (where / "m.json").exists()
+
+
+def test_plan_draws_where_it_is_asked_to(inside: Run, where: Path) -> None:
+    done = inside("plan", "cli_nets:mlp", "--budget", "50%", "--plot", "plan.png", "--json")
+    assert done.code == 0 and (where / "plan.png").stat().st_size > 1000
+    done = inside("plan", "cli_nets:mlp", "--budget", "50%", "--plot", "plan.txt", "--json")
+    assert done.code == 2 and ".png" in done.err and done.out == ""

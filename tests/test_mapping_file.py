@@ -251,6 +251,7 @@ def test_edits_that_make_no_sense(edit: Any, says: str) -> None:
 LEARNED: dict[str, Any] = {
     "method": "emb",
     "templates": 8,
+    "start": "equal",
     "steps": 40,
     "seed": 1,
     "optimizer": "AdamW",
@@ -281,6 +282,7 @@ def test_what_was_learned_survives_the_file_a_line_a_layer() -> None:
         ({"seed": True}, "seed"),
         ({"templates": 8.0}, "templates"),
         ({"optimizer": None}, "optimizer"),
+        ({"start": 3}, "start"),
         ({"inertia": "1"}, "inertia"),
         ({"stability": float("inf")}, "stability"),
         ({"losses": [1.0]}, "losses"),

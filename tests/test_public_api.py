@@ -60,12 +60,13 @@ SIGNATURES = {
     "cluster": "searched, groups='auto', *, seed=0, share=1.0",
     "search": (
         "model, batches, loss_fn, *, groups='auto', method='emb', steps=None, optimizer=None, "
-        "seed=0, budget=None, templates=8, checkpoint=None, callbacks=(), progress=None, "
-        "target_modules=None, ignored_modules=None, example_inputs=(), example_kwargs=None"
+        "seed=0, budget=None, templates=8, start='equal', checkpoint=None, callbacks=(), "
+        "progress=None, target_modules=None, ignored_modules=None, example_inputs=(), "
+        "example_kwargs=None"
     ),
     "search_model": (
-        "model, *, method='emb', templates=8, target_modules=None, ignored_modules=None, "
-        "example_inputs=(), example_kwargs=None"
+        "model, *, method='emb', templates=8, start='equal', target_modules=None, "
+        "ignored_modules=None, example_inputs=(), example_kwargs=None"
     ),
     "uncompile_": "model",
     "materialize": "ssn",

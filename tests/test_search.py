@@ -75,7 +75,7 @@ def agreement(mapping: Mapping) -> float:
     return float(adjusted_rand_score(PLANTED, found))
 
 
-def searched(method: str = "emb", seed: int = 0) -> Mapping:
+def searched(method: str = "emb", seed: int = 0, **options: Any) -> Mapping:
     torch.manual_seed(seed)
     return npas.search(
         Layers(),
@@ -85,13 +85,14 @@ def searched(method: str = "emb", seed: int = 0) -> Mapping:
         method=method,
         seed=seed,
         optimizer=lambda groups: torch.optim.Adam(groups, lr=2e-2),
+        **options,
     )
 
 
 @pytest.mark.parametrize("method", ["emb", "wavg"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_layers_that_learn_the_same_share_a_bank(method: str, seed: int) -> None:
-    mapping = searched(method, seed)
+@pytest.mark.parametrize(("seed", "start"), [(0, "equal"), (1, "equal"), (0, "orthogonal")])
+def test_layers_that_learn_the_same_share_a_bank(method: str, seed: int, start: str) -> None:
+    mapping = searched(method, seed, start=start)
     assert agreement(mapping) == 1.0
     learned = mapping.learned
     assert learned is not None and learned.losses is not None
@@ -421,6 +422,7 @@ def _nan_at_third() -> Callable[..., Any]:
         ({"seed": -1}, "seed=-1"),
         ({"templates": 1}, "templates=1"),
         ({"templates": 64}, "at most 32"),
+        ({"start": "same"}, "start='same'"),
         ({"budget": "much"}, "budget"),
         ({"optimizer": torch.optim.SGD(Small().parameters(), 0.1)}, "made already"),
         ({"optimizer": 3}, "optimizer=3"),
@@ -494,8 +496,7 @@ def test_cluster_of_what_did_not_learn() -> None:
         npas.cluster(module, share=0)
     bank: Any = module.get_submodule("npas.search")
     with torch.no_grad():
-        bank.phi[2] = bank.phi[1]
-        bank.phi[3] = bank.phi[1]
+        bank.phi[0] += 1
     with pytest.warns(NpasWarning, match="only 2"):
         assert len(npas.cluster(module, 4).banks) == 2
     with torch.no_grad():

@@ -241,3 +241,21 @@ def test_uncompiled_the_model_takes_new_words(name: str) -> None:
     assert model(new).logits.shape[-1] == BYTES + 8
     npas.compile_(model, 0.4)
     assert model(new).logits.shape[-1] == BYTES + 8
+
+
+def test_a_search_tells_the_roles_of_a_decoders_layers_apart() -> None:
+    """Six steps on random tokens: one bank of attention inputs, one of first MLP layers."""
+    config = transformers.GPT2Config(
+        n_layer=3, n_embd=32, n_head=2, vocab_size=100, n_positions=32, use_cache=False
+    )
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(config)
+    batches = [{"input_ids": torch.randint(0, 100, (4, 16))} for _ in range(6)]
+    mapping = npas.search(
+        model, batches, lambda model, x: model(**x, labels=x["input_ids"]).loss, groups=3
+    )
+    inside = [{name.split(".", 3)[-1] for name in layers} for layers in mapping.banks.values()]
+    assert {"attn.c_attn.weight"} in inside and {"mlp.c_fc.weight"} in inside
+    assert "lm_head.weight" not in mapping.bank_of  # tied: one layer, under its first name
+    ssn = npas.compile(model, "40%", groups=mapping, example_kwargs=batches[0])
+    assert torch.isfinite(ssn(**batches[0], labels=batches[0]["input_ids"]).loss)
