@@ -34,6 +34,7 @@ _COLUMNS = (
     Column("learning rate", "lr", lambda value: f"{value:g}"),
     Column("banks", "n_banks", count),
     Column("parameters", "n_params", count),
+    Column("upsampled layers", "upsampled", lambda value: f"{value:.1f}"),
     Column("seeds", "seeds"),
     Column("accuracy, %", "mean", _points),
     Column("std", "std", _points),
@@ -54,10 +55,12 @@ def _section(experiment: Mapping[str, Any]) -> Section:
     for row in rows:
         row["p"] = adjusted.get(row["arm"])
     grid = any(len(cases) > 1 for cases in experiment["arms"].values())
+    hidden = {key for key in ("agreement", "upsampled") if len({row[key] for row in rows}) == 1}
+    hidden |= set() if grid else {"lr"}
     shown = [
         column
         for column in _COLUMNS
-        if (column.key != "lr" or grid) and any(row[column.key] is not None for row in rows)
+        if column.key not in hidden and any(row[column.key] is not None for row in rows)
     ]
     note = f"{experiment['note']} Differences are to `{experiment['baseline']}`."
     return Section(experiment["title"], note, shown, rows)
@@ -79,8 +82,6 @@ def _row(arm: str, case: Mapping[str, Any], reference: Mapping[str, Any] | None)
         found = paired_difference(_by_seed(case), _by_seed(reference))
     known = found is not None and found.n > 1
     learned = case["search_steps"] > 0
-    # Of a mapping that no seed enters it is 1.
-    same = case["agreement"] is None or case["agreement"] == 1
     return {
         "arm": arm,
         "lr": case["recipe"]["lr"],
@@ -94,7 +95,8 @@ def _row(arm: str, case: Mapping[str, Any], reference: Mapping[str, Any] | None)
         "resolved": found.resolved if found is not None and known else None,
         "p": found.p if found is not None and known else None,
         "search": case["search_cpu_s"] / case["train_cpu_s"] if learned else None,
-        "agreement": None if same else case["agreement"],
+        "upsampled": case["upsampled"],
+        "agreement": case["agreement"],
     }
 
 

@@ -275,6 +275,19 @@ def row_of(run: Run, accuracy: float, banks: dict[str, list[str]] | None = None)
     }
 
 
+def test_layers_that_are_larger_than_their_bank_are_counted() -> None:
+    case = Case("arm", Build("100%", "single"), TINY)
+    with torch.device("meta"):
+        names = [w.name for w in npas.plan(NETWORKS[TINY.network](), "100%").layers]
+    assert summary.upsampled(case, [{"b": names}]) == 0
+    small = replace(case, build=Build("2%", "single"))
+    rest = {"a": names[:5], "b": names[5:]}
+    one, other = (summary.upsampled(small, [banks]) for banks in ({"b": names}, rest))
+    assert one is not None and other is not None and 0 < one < other
+    assert summary.upsampled(small, [{"b": names}, rest]) == (one + other) / 2
+    assert summary.upsampled(case, [None]) is None
+
+
 def test_agreement_of_mappings() -> None:
     one = {"a": ["x", "y"], "b": ["z", "w"]}
     assert summary.agreement([one, {"p": ["z", "w"], "q": ["y", "x"]}]) == 1
