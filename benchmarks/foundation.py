@@ -158,7 +158,7 @@ def scale() -> None:
             except npas.BudgetError:
                 continue
             for bank in (m for m in ssn.modules() if isinstance(m, Bank)):
-                gain = float(bank.gain.double().log().mean().exp())
+                gain = float(bank.gain.double().abs().log().mean().exp())
                 mean = max(mean, gain, 1 / gain)
                 for layer in bank.layer_names():
                     with torch.no_grad():

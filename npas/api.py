@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping as MappingType, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +14,9 @@ from npas.calibrate import calibration_trace, correct_graph, measure_graph
 from npas.calibrate_modules import correct, measure
 from npas.compiled import state_of
 from npas.errors import NpasError, NpasWarning
-from npas.init import initialise, with_gains, zero_layers
+from npas.fit_model import start_banks
+from npas.fit_moments import second_moments
+from npas.init import with_gains, zero_layers
 from npas.inplace import install, restore, state_in_place
 from npas.module import reserved_names
 from npas.naming import as_tuple, check_choice
@@ -35,6 +37,7 @@ from npas.passes.verify import check_generation, steady
 from npas.pipeline import Recorder, assemble
 from npas.plan import Plan
 from npas.planning import PlanRequest, make_plan
+from npas.report import LayerStart
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -59,12 +62,14 @@ def plan(
     """Decide which layers share which parameters; analysis only, works on meta tensors.
 
     Args:
-        model: any module; it is not changed, and its weights are not read.
+        model: any module; it is not changed, and only ``groups="fit"`` reads its weights.
         budget: trainable parameters of the result: a share (``"10%"``, ``0.1``), a multiple
             (``"4x"``, ``4.0``), a number (``4_000_000``, ``"4M"``), bytes (``"16MiB"``), or
             ``"largest"``. It counts everything trainable.
         groups: which layers share a bank: ``"auto"``, ``"own"``, ``"single"``, ``"random"``,
-            ``"by_shape"``, ``"repeated"``, a dict of patterns -> bank, or a `Mapping`.
+            ``"by_shape"``, ``"repeated"``, a dict of patterns -> bank, or a `Mapping`; or
+            ``"fit"``, for pretrained weights, which it reads: layers whose weights count most
+            keep them, the others share.
         n_banks: number of banks for ``"auto"`` and ``"random"``; by default as many as possible
             without a layer being upsampled that need not be (Appendix C).
         k: most templates a layer may have; by default 4, growing with the budget.
@@ -116,6 +121,7 @@ def compile(
     schedule: str = "auto",
     recompute: bool | str = "auto",
     calibrate: Any = None,
+    fit_batches: Iterable[Any] | None = None,
     **plan_arguments: Any,
 ) -> Any:
     """Return a module that computes the same architecture with the budget's parameters.
@@ -124,8 +130,10 @@ def compile(
         model: any module; it is not changed, and the result shares nothing with it.
         budget: as for `plan`; give it or ``plan``.
         plan: from `plan` or `Plan.load`, checked against the model.
-        init: ``"random"``, or ``"copy"``: windows start with the original's weights. A bank that
-            one layer fills exactly keeps the original's weights with both.
+        init: ``"random"``; ``"copy"``: windows start with the original's weights; or ``"fit"``:
+            banks, coefficients and masks are such that the weights they make are nearest to the
+            original's (see `fit`). A bank that one layer fills exactly keeps the original's
+            weights with all of them.
         frontend: what captures the root's forward: ``"fx"`` (symbolic tracing; a submodule that
             defeats it is called whole), ``"export"`` (torch.export, needs example inputs),
             ``"opaque"`` (nothing does: the original's own forward runs, and every module makes its
@@ -141,8 +149,11 @@ def compile(
             ``"bank"``: all weights of a bank at once, which holds them all and recomputes none.
         recompute: whether generated weights are made again for the backward pass instead of being
             kept; ``"auto"`` does it wherever autograd allows.
-        calibrate: a batch (a tensor, a tuple of positional or a dict of keyword inputs): gains are
-            set once from a forward pass, so that activations start at the original's scale.
+        calibrate: a batch (a tensor, a tuple of positional or a dict of keyword inputs): gains,
+            and signs of weights that are drawn at random, are set once from a forward pass, so that
+            activations start at the original's scale.
+        fit_batches: with ``init="fit"``, a list of such batches: errors in a weight count by what
+            its inputs carry on them.
         **plan_arguments: as for `plan`, when ``budget`` is given; ``example_inputs`` and
             ``example_kwargs`` always.
 
@@ -157,13 +168,14 @@ def compile(
         NpasError: for arguments that do not fit, or a backend that cannot run here.
     """
     check_choice("frontend", frontend, FRONTENDS)
-    how = How(init, backend, schedule, recompute)
+    how = How(init, backend, schedule, recompute, fit_batches)
     request = check_request(model, budget, plan, plan_arguments, how)
     check_forwards(model)
     taken = reserved_names(model)
     if taken and frontend in ("auto", "opaque"):
         # What fx calls its own the model has too, so that no graph module can be made of it.
-        options = {"plan": plan, "calibrate": calibrate, **asdict(how), **plan_arguments}
+        given = {field.name: getattr(how, field.name) for field in fields(how)}
+        options = {"plan": plan, "calibrate": calibrate, **given, **plan_arguments}
         made = compile_(clone_all(model), budget, **options)
         state = state_of(made)
         assert state is not None
@@ -181,7 +193,8 @@ def compile(
 
     run = Recorder()
     with steady(model):
-        analysis, plan = _plan(run, model, plan, request, inputs, kwargs)
+        importance = _importance(run, model, fit_batches)
+        analysis, plan = _plan(run, model, plan, request, inputs, kwargs, importance)
         traced, tried = run("capture", capture, model, analysis, plan, frontend, inputs, kwargs)
     ssn = assemble(
         run,
@@ -193,16 +206,16 @@ def compile(
         recompute=bool(recompute),
         backend=backend,
     )
-    starts = run("initialise", initialise, plan, banks_of(ssn), weights, init)
+    starts, fit = run("initialise", start_banks, plan, banks_of(ssn), weights, init, importance)
     if traced.front_end == "opaque":
         run("check", check_generation, ssn, inputs, kwargs)
     notes: tuple[str, ...] = ()
     if calibrate is not None:
         measured = _measure(run, model, analysis, plan, calibrate)
-        skipped = _correct(run, ssn, plan, measured, calibrate)
+        skipped = _correct(run, ssn, plan, measured, calibrate, starts)
         starts, notes = with_gains(starts, banks_of(ssn)), _not_calibrated(skipped)
     ssn._npas.report = replace(
-        ssn._npas.report, starts=starts, passes=tuple(run.records), notes=notes
+        ssn._npas.report, starts=starts, fit=fit, passes=tuple(run.records), notes=notes
     )
     return ssn
 
@@ -218,6 +231,7 @@ def compile_(
     schedule: str = "auto",
     recompute: bool | str = "auto",
     calibrate: Any = None,
+    fit_batches: Iterable[Any] | None = None,
     **plan_arguments: Any,
 ) -> M:
     """Give a module the budget's parameters, in place; it stays an instance of its class.
@@ -236,6 +250,7 @@ def compile_(
         schedule: as for `compile`.
         recompute: as for `compile`.
         calibrate: as for `compile`.
+        fit_batches: as for `compile`.
         **plan_arguments: as for `compile`.
 
     Returns:
@@ -247,7 +262,7 @@ def compile_(
         NpasError: for arguments that do not fit, or a backend that cannot run here. The model is
             then what it was.
     """
-    how = How(init, backend, schedule, recompute)
+    how = How(init, backend, schedule, recompute, fit_batches)
     request = check_request(model, budget, plan, plan_arguments, how)
     inputs = as_tuple(plan_arguments.get("example_inputs", ()))
     kwargs = plan_arguments.get("example_kwargs")
@@ -255,10 +270,11 @@ def compile_(
 
     run = Recorder()
     with steady(model):
-        analysis, plan = _plan(run, model, plan, request, inputs, kwargs)
+        importance = _importance(run, model, fit_batches)
+        analysis, plan = _plan(run, model, plan, request, inputs, kwargs, importance)
     originals = dict(model.named_parameters(remove_duplicate=False))
     banks = run("banks", make_banks, model, analysis, plan, backend, schedule)
-    starts = run("initialise", initialise, plan, banks.banks, weights, init)
+    starts, fit = run("initialise", start_banks, plan, banks.banks, weights, init, importance)
     measured = None if calibrate is None else _measure(run, model, analysis, plan, calibrate)
     install(model, banks, state_in_place(model, plan, banks, schedule, bool(recompute)))
     notes: tuple[str, ...] = ()
@@ -266,7 +282,7 @@ def compile_(
     try:
         run("check", check_generation, model, inputs, kwargs)
         if measured is not None:
-            skipped = _correct(run, model, plan, measured, calibrate)
+            skipped = _correct(run, model, plan, measured, calibrate, starts)
     except BaseException:
         restore(model, originals)
         raise
@@ -274,8 +290,44 @@ def compile_(
         starts, notes = with_gains(starts, banks.banks), _not_calibrated(skipped)
     state = state_of(model)
     assert state is not None
-    state.report = replace(state.report, starts=starts, passes=tuple(run.records), notes=notes)
+    state.report = replace(
+        state.report, starts=starts, fit=fit, passes=tuple(run.records), notes=notes
+    )
     return model
+
+
+def fit(
+    model: nn.Module,
+    budget: str | int | float | None = None,
+    *,
+    batches: Iterable[Any] | None = None,
+    **arguments: Any,
+) -> Any:
+    """Compile a pretrained model so that its generated weights are nearest to its own.
+
+    Short for ``compile(model, budget, init="fit", fit_batches=batches, ...)``. Banks, coefficients
+    and masks minimise the squared error of the generated weights by alternating least squares;
+    `report` has the error of every layer and bank. Layers of a trained network have little in
+    common, so most of what a budget leaves out is lost: a start for training, rarely a model to
+    use as it is (docs/fitting.md has the figures).
+
+    Args:
+        model: with its pretrained weights; it is not changed.
+        budget: as for `plan`.
+        batches: a list of batches as for ``calibrate``, without labels: errors in a weight count
+            by what its inputs carry on them.
+        **arguments: as for `compile`; try ``groups="fit"``.
+
+    Raises:
+        NpasError: besides what `compile` raises, if a weight is NaN or infinite or on the meta
+            device, or a batch does not run through the model.
+    """
+    given = {"init", "fit_batches"} & set(arguments)
+    if given:
+        raise NpasError(
+            f"fit takes no {' or '.join(sorted(given))}: it is init='fit' with batches="
+        )
+    return compile(model, budget, init="fit", fit_batches=batches, **arguments)
 
 
 def _measure(
@@ -295,10 +347,12 @@ def _correct(
     plan: Plan,
     measured: tuple[Trace | None, dict[str, float]],
     batch: Any,
+    starts: MappingType[str, LayerStart],
 ) -> tuple[str, ...]:
     graph, spreads = measured
     if graph is not None:
-        return run("calibrate", correct_graph, module, plan, graph, spreads, batch)
+        drawn = [name for name, start in starts.items() if start.start == "generated"]
+        return run("calibrate", correct_graph, module, plan, graph, spreads, batch, drawn)
     return run("calibrate", correct, module, spreads, batch)
 
 
@@ -309,13 +363,21 @@ def _plan(
     request: PlanRequest,
     inputs: tuple[Any, ...],
     kwargs: MappingType[str, Any] | None,
+    importance: MappingType[str, torch.Tensor] | None,
 ) -> tuple[Trace, Plan]:
     analysis = run("analyse", analyse, model, len(inputs), tuple(kwargs or ()))
     if plan is None:
         inventory = _collect(run, model, analysis, request, inputs, kwargs)
         request = _with_scales(request, inventory, dict(model.named_parameters()))
+        request = replace(request, importance=importance)
         plan = run("plan", make_plan, model, analysis, inventory, request)
     return analysis, plan
+
+
+def _importance(
+    run: Recorder, model: nn.Module, batches: Iterable[Any] | None
+) -> dict[str, torch.Tensor] | None:
+    return None if batches is None else run("moments", second_moments, model, batches)
 
 
 def _not_calibrated(layers: tuple[str, ...]) -> tuple[str, ...]:

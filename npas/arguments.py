@@ -9,6 +9,7 @@ from torch import nn
 from npas.bank import Bank
 from npas.compiled import Compiled
 from npas.errors import NpasError
+from npas.fit_moments import check_batches
 from npas.init import INITS
 from npas.kernels.backends import BACKENDS
 from npas.naming import check_choice, nearest
@@ -18,7 +19,7 @@ from npas.plan import Plan
 from npas.planning import PlanRequest, check_fits
 from npas.search_bank import SearchBank
 
-_REQUEST = frozenset(field.name for field in fields(PlanRequest)) - {"budget", "zero"}
+_REQUEST = frozenset(field.name for field in fields(PlanRequest)) - {"budget", "zero", "importance"}
 _EXAMPLES = frozenset({"example_inputs", "example_kwargs"})
 
 
@@ -30,6 +31,7 @@ class How:
     backend: str
     schedule: str
     recompute: bool | str
+    fit_batches: Any = None
 
 
 def check_request(
@@ -45,6 +47,10 @@ def check_request(
         raise NpasError(f"recompute={how.recompute!r} must be 'auto', True or False")
     check_choice("init", how.init, INITS)
     check_choice("schedule", how.schedule, SCHEDULES)
+    if how.fit_batches is not None:
+        if how.init != "fit":
+            raise NpasError(f"fit_batches goes with init='fit', not with init={how.init!r}")
+        check_batches(how.fit_batches)
     request = _request(budget, plan, arguments)
     check_keywords(arguments.get("example_kwargs"))
     check_model(model)

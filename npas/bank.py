@@ -108,6 +108,7 @@ class Bank(nn.Module):
         layers = plan.layers_of(name)
         self.register_buffer("gain", torch.ones(len(layers), device=device))
         self._slots: Mapping[str, _Slot] = _slots(layers)
+        self._ones: tuple[bool, ...] = (False,) * len(layers)
         self._unit_gain = False
         self._live = live
         self._rows_only = rows_only
@@ -224,7 +225,7 @@ class Bank(nn.Module):
         """Set the fixed scale of each layer.
 
         Args:
-            gains: [layers] positive.
+            gains: [layers] not 0.
         """
         with torch.no_grad():
             self.gain.copy_(gains)
@@ -250,15 +251,11 @@ class Bank(nn.Module):
         slot = self._slots[layer]
         return slot.layer, slot.coefficient, slot.scale
 
-    @torch.no_grad()
-    def coefficients_of(self, layer: str) -> torch.Tensor:
-        """Return [K_i] a layer's coefficients now, made from its embedding where it has one."""
-        slot = self._slots[layer]
-        return self.sources().coef[slot.offset : slot.offset + slot.layer.k].detach()
-
     def _note_gains(self) -> None:
         # Read once, not in forward: on a GPU that would wait for the device.
-        self._unit_gain = not self.gain.is_meta and bool((self.gain == 1).all())
+        ones = [False] * len(self.gain) if self.gain.is_meta else (self.gain == 1).tolist()
+        self._ones = tuple(ones)
+        self._unit_gain = all(ones)
         self.refresh()
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -286,6 +283,21 @@ class Bank(nn.Module):
         coef = empty if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
         return Sources(self.theta, coef, empty if self.mask is None else self.mask)
 
+    def coefficients(self) -> dict[str, torch.Tensor]:
+        """Return what the templates of each layer are multiplied with, apart from its gain.
+
+        Returns:
+            layer -> [K_i], for the layers that have templates.
+        """
+        coef = self.sources().coef
+        found: dict[str, torch.Tensor] = {}
+        for name, slot in self._slots.items():
+            if slot.offset == AVERAGE:
+                found[name] = self.theta.new_full((slot.layer.k,), 1 / max(1, slot.layer.k))
+            else:
+                found[name] = coef[slot.offset : slot.offset + slot.layer.k]
+        return {name: values for name, values in found.items() if len(values)}
+
     def _run(self, call: Call) -> torch.Tensor:
         """Make what a call makes, with grad where enabled."""
         if self._backend != "reference" and can_sink():
@@ -304,7 +316,7 @@ class Bank(nn.Module):
         return call.output(call.multiply(self.sources(), rows), rows)
 
     def _is_view(self, slot: _Slot) -> bool:
-        return self._unit_gain and slot.layer.k == 1 and slot.scale is None
+        return self._ones[slot.index] and slot.layer.k == 1 and slot.scale is None
 
     def _gains(self, slots: Sequence[_Slot]) -> torch.Tensor:
         first, last = slots[0].index, slots[-1].index

@@ -1,7 +1,8 @@
 """Calibrate: set the gains once from a forward pass, so that activations keep their scale."""
 
+import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from npas.bank import Bank, banks_of
+from npas.calibrate_sums import branch_factor
 from npas.errors import NpasError, TraceError
 from npas.guards import Guard
 from npas.leaf import sources_of
@@ -32,6 +34,14 @@ _PASSES |= {_ATEN.dropout.default, _ATEN.view.default, _ATEN.reshape.default, _A
 _PASSES |= {_ATEN.transpose.int, _ATEN.permute.default, _ATEN.flatten.using_ints}
 _PASSES |= {_ATEN.contiguous.default, _ATEN.unflatten.int, _ATEN.unsqueeze.default}
 _PASSES |= {_ATEN.squeeze.dim, _ATEN.dropout_.default}
+# By a number or by a parameter: what scales a branch.
+_PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
+_PRODUCTS |= {_ATEN.mul.Tensor, _ATEN.mul_.Tensor}
+# What gives its input a scale of its own.
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+_NORM_CALLS = {F.layer_norm, F.rms_norm, F.group_norm, F.batch_norm, F.instance_norm}
+_NORM_CALLS |= {_ATEN.layer_norm.default, _ATEN.rms_norm.default, _ATEN.group_norm.default}
+_NORM_CALLS |= {_ATEN.batch_norm.default, _ATEN.instance_norm.default}
 
 
 def calibration_trace(model: nn.Module, analysis: Trace, plan: Plan, batch: Any) -> Trace | None:
@@ -80,13 +90,19 @@ def measure_graph(model: nn.Module, trace: Trace, batch: Any) -> dict[str, float
 
 @torch.no_grad()
 def correct_graph(
-    module: nn.Module, plan: Plan, trace: Trace, spreads: Mapping[str, float], batch: Any
+    module: nn.Module,
+    plan: Plan,
+    trace: Trace,
+    spreads: Mapping[str, float],
+    batch: Any,
+    drawn: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Rescale gains so that every operation's output has the original's standard deviation.
 
     Equal weights do not make equal activations where many layers share windows: their outputs
     correlate, and residual sums grow. The operations run in order, each with the gains set before
-    it. Where an output is only added to an earlier value, the sum is what is matched.
+    it. Where an output is only added to an earlier value, the sum is matched too: by the sign of a
+    weight that was drawn at random, and by as much of its scale as that takes.
 
     Args:
         module: the compiled module; its gains and bank scales change, its buffers do not.
@@ -94,6 +110,7 @@ def correct_graph(
         trace: from `calibration_trace`.
         spreads: from `measure_graph`.
         batch: as there.
+        drawn: layers whose weights may as well have the other sign.
 
     Returns:
         The layers that were left alone: those whose weight no operation reads alone (recurrent
@@ -108,7 +125,7 @@ def correct_graph(
     graph = rewrite_graph(trace.graphs[module.training], plan, generated, frozenset())
     try:
         with _fixed_randomness(module):
-            correct = _Correct(module, graph, trace.parts, spreads)
+            correct = _Correct(module, graph, trace.parts, spreads, frozenset(drawn))
             _run(correct, trace.guards[module.training], module, batch)
     finally:
         restore_buffers(module, before)
@@ -151,7 +168,7 @@ def _fixed_randomness(module: nn.Module) -> Iterator[None]:
 def normalise_gains(banks: Iterable[Bank]) -> None:
     """Move the geometric mean of each bank's gains into its scale; its weights stay the same."""
     for bank in banks:
-        mean = bank.gain.double().log().mean().exp()
+        mean = bank.gain.double().abs().log().mean().exp()
         bank.theta.mul_(mean.to(bank.theta.dtype))
         bank.set_gains(bank.gain / mean)
 
@@ -204,9 +221,11 @@ class _Correct(_OverParts):
         graph: fx.Graph,
         parts: Mapping[str, Any],
         spreads: Mapping[str, float],
+        drawn: frozenset[str],
     ) -> None:
         super().__init__(module, parts, graph, collect=False)
         self._spreads = spreads
+        self._drawn = drawn
         self._layers = _layers_by_node(module, graph)
         self.done: set[str] = set()
         self._branches: dict[fx.Node, list[_Branch]] = {}
@@ -225,10 +244,6 @@ class _Correct(_OverParts):
             return result
         bank, layer = read[0]
         self.done.add(layer)
-        nodes, total = self._way_to_sum(n)
-        if total is not None:
-            self._branches.setdefault(total, []).append(_Branch(layer, bank, nodes, state))
-            return result
         target = self._spreads.get(n.meta.get("origin", n.name), 0.0)
         for _ in range(ROUNDS):
             own = float(result.float().std(correction=0))
@@ -236,6 +251,9 @@ class _Correct(_OverParts):
                 self._scale(bank, layer, target / own)
                 torch.set_rng_state(state)
                 result = super().run_node(n)
+        nodes, total = self._way_to_sum(n)
+        if total is not None:
+            self._branches.setdefault(total, []).append(_Branch(layer, bank, nodes, state))
         return result
 
     def _scale(self, bank: Bank, layer: str, factor: float) -> None:
@@ -245,53 +263,70 @@ class _Correct(_OverParts):
                 self.env[node] = bank.generate(layer)
 
     def _way_to_sum(self, node: fx.Node) -> tuple[tuple[fx.Node, ...], fx.Node | None]:
-        """Return the operations from a node to the sum it only goes into, if it does."""
+        """Return the operations from a node to the sum it only goes into, if that is to match."""
         nodes = [node]
         while len(nodes[-1].users) == 1:
             user = next(iter(nodes[-1].users))
             if user.target in _ADDS and len(user.all_input_nodes) == 2:
-                return tuple(nodes), user if user.name in self._spreads else None
-            if not self._keeps_scale(user):
+                known = user.name in self._spreads
+                return tuple(nodes), user if known and not self._between_norms(user) else None
+            if self._passed_on(user) is None:
                 break
             nodes.append(user)
         return tuple(nodes), None
 
-    def _keeps_scale(self, node: fx.Node) -> bool:
+    def _between_norms(self, total: fx.Node) -> bool:
+        """Tell whether a sum is that of a post-norm block: what is added to was normed, and it is.
+
+        Nothing accumulates there, and the sum's scale does not matter, but that of its parts does.
+        """
+
+        def normed(node: fx.Node) -> bool:
+            while (source := self._passed_on(node)) is not None:
+                node = source
+            return self._norms(node)
+
+        return all(map(self._norms, total.users)) and any(map(normed, total.all_input_nodes))
+
+    def _norms(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return isinstance(self.submodules[str(node.target)], _NORMS)
+        return node.target in _NORM_CALLS
+
+    def _passed_on(self, node: fx.Node) -> fx.Node | None:
+        """Return the input in whose scale a node's output is linear, if it has one."""
+        moving = [source for source in node.all_input_nodes if source.op != "get_attr"]
+        if len(moving) != 1:
+            return None
+        (source,) = moving
         if node.op == "call_module":
             module = self.submodules[str(node.target)]
-            return isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd)
-        return node.target in _PASSES and len(node.all_input_nodes) == 1
+            passes = isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd)
+        elif node.target in _PRODUCTS:
+            passes = node.args.count(source) == 1  # not its square
+        else:
+            passes = node.target in _PASSES and len(node.all_input_nodes) == 1
+        return source if passes else None
 
     def _correct_sum(self, total: fx.Node, branch: _Branch) -> None:
         """Scale a branch before its sum runs, which may write into an operand."""
         last = branch.nodes[-1]
         other = next(node for node in total.all_input_nodes if node is not last)
-        now = torch.get_rng_state()
+        now, moved = torch.get_rng_state(), 0.0
+        signs = (1, -1) if branch.layer in self._drawn else (1,)
         for _ in range(ROUNDS):
             value, found = self.env[other], self.env[last]
             same = is_float(value) and is_float(found) and value.shape == found.shape
-            if not same or float(found.float().std(correction=0)) <= 0:
-                break
             target = self._spreads[total.name]
-            self._scale(
-                branch.bank, branch.layer, _sum_factor(value.float(), found.float(), target)
-            )
+            if not same or target <= 0 or float(found.float().std(correction=0)) <= 0:
+                break
+            sign, shift = branch_factor(value.float(), found.float(), target, moved, signs)
+            moved, signs = moved + shift, (1,)
+            self._scale(branch.bank, branch.layer, sign * math.exp(shift))
             torch.set_rng_state(branch.random_state)
             for node in branch.nodes:
                 self.env[node] = super().run_node(node)
         torch.set_rng_state(now)
-
-
-def _sum_factor(value: torch.Tensor, branch: torch.Tensor, target: float) -> float:
-    """Return c > 0 so that std(value + c * branch) comes nearest to the target."""
-    value, branch = value - value.mean(), branch - branch.mean()
-    a = float(branch.square().mean())
-    b = float((value * branch).mean())
-    c = float(value.square().mean()) - target**2
-    root = b * b - a * c
-    best = (-b + root**0.5) / a if root > 0 else -b / a
-    # A branch is never turned off: a gain near 0 would hardly learn.
-    return max(best, 0.1)
 
 
 def _layers_by_node(module: nn.Module, graph: fx.Graph) -> dict[fx.Node, tuple[Bank, str]]:

@@ -7,11 +7,15 @@ from dataclasses import replace
 import torch
 
 from npas.bank import Bank
+from npas.coefficients import draw_coefficients
 from npas.errors import NpasWarning
+from npas.originals import keep_originals
+from npas.passes.demand import Block
 from npas.plan import LayerPlan, Plan
 from npas.report import LayerStart
+from npas.special import special
 
-INITS = ("random", "copy")
+INITS = ("random", "copy", "fit")
 # Gains this near to 1 are taken as 1 where it holds for the whole bank: the weight of a layer with
 # one template is then a view of the bank, and its scale is off by less than the promised 5%.
 _UNIT_GAIN = 0.02
@@ -25,6 +29,8 @@ def initialise(
 
     Banks are drawn from a normal distribution with torch's global generator. The bank's own scale
     is such that the geometric mean of its layers' gains is 1: a gain multiplies the gradient too.
+    A layer that shares no element of its bank with another starts with the original weight, with
+    whatever is special in it.
 
     Args:
         plan: what was compiled.
@@ -49,7 +55,13 @@ def initialise(
         bank.theta.normal_()
         if init == "copy":
             _copy_weights(bank, layers, weights, targets)
-        starts |= _start(bank, layers, targets)
+        starts |= _start(bank, layers, targets, "generated" if init == "random" else "copied")
+        for kept in keep_originals(bank, layers, weights, targets):
+            starts[kept] = replace(starts[kept], start="original")
+        for layer in layers:
+            if starts[layer.name].start in ("generated", "copied"):
+                lost = special(weights[layer.name], layer.padding_idx)
+                starts[layer.name] = replace(starts[layer.name], lost=lost)
     starts = {layer.name: starts[layer.name] for layer in plan.layers}
     fallen = [name for name, start in starts.items() if start.start == "fan-in"]
     if fallen:
@@ -91,13 +103,18 @@ def _usual(layer: LayerPlan) -> float:
 
 
 def _start(
-    bank: Bank, layers: tuple[LayerPlan, ...], targets: Mapping[str, float]
+    bank: Bank,
+    layers: tuple[LayerPlan, ...],
+    targets: Mapping[str, float],
+    how: str = "generated",
 ) -> dict[str, LayerStart]:
     _fill_coefficients(bank, layers)
     if bank.mask is not None:
         # A sign keeps the tile's scale and tells it from the first one.
         bank.mask.copy_(torch.randint_like(bank.mask, 0, 2) * 2 - 1)
-    return _set_gains(bank, layers, targets)
+    # A copied weight keeps its sign.
+    signs = _signs(layers) if how == "generated" else torch.ones(len(layers))
+    return _set_gains(bank, layers, targets, signs, how)
 
 
 def spread(weight: torch.Tensor) -> float:
@@ -132,15 +149,11 @@ def _fill_coefficients(bank: Bank, layers: tuple[LayerPlan, ...]) -> None:
         torch.nn.init.orthogonal_(rows)
         bank.projection.copy_(rows)
         bank.bias.zero_()
-    pending: dict[int, list[torch.Tensor]] = {}
+    alphas = draw_coefficients(layers)
     for layer in layers:
-        if not layer.has_coefficients:
+        if layer.name not in alphas:
             continue
-        if not pending.get(layer.k):
-            # Orthogonal as far as K goes: each K layers share one random orthogonal basis.
-            basis = torch.empty(layer.k, layer.k, device=device)
-            pending[layer.k] = list(torch.nn.init.orthogonal_(basis))
-        alpha = pending[layer.k].pop()
+        alpha = alphas[layer.name].to(device)
         _, place, _ = bank.slot_of(layer.name)
         if layer.downsample == "wavg":
             assert bank.alpha is not None
@@ -150,8 +163,28 @@ def _fill_coefficients(bank: Bank, layers: tuple[LayerPlan, ...]) -> None:
             bank.phi[place] = (bank.projection[: layer.k].float().T @ alpha).to(bank.phi.dtype)
 
 
+def _signs(layers: tuple[LayerPlan, ...]) -> torch.Tensor:
+    """Draw a sign for each layer that would otherwise start with the weight of an earlier one.
+
+    What coefficients do elsewhere, a sign does in one dimension: 50 blocks that add the same
+    function to a residual stream go 3.8 times as far as 50 different ones, and with signs 1.3.
+    """
+    signs = torch.ones(len(layers))
+    seen: set[tuple[Block, int]] = set()
+    for i, layer in enumerate(layers):
+        key = layer.block, layer.n
+        if key in seen and not layer.has_coefficients:
+            signs[i] = torch.randint(2, ()) * 2 - 1
+        seen.add(key)
+    return signs
+
+
 def _set_gains(
-    bank: Bank, layers: tuple[LayerPlan, ...], targets: Mapping[str, float]
+    bank: Bank,
+    layers: tuple[LayerPlan, ...],
+    targets: Mapping[str, float],
+    signs: torch.Tensor,
+    how: str,
 ) -> dict[str, LayerStart]:
     bank.set_gains(torch.ones(len(layers)))
     bank_spread = spread(bank.theta)
@@ -159,7 +192,7 @@ def _set_gains(
     needed: list[float] = []
     for layer in layers:
         target = targets[layer.name]
-        kinds[layer.name] = "generated" if target > 0 else _start_at_zero(bank, layer)
+        kinds[layer.name] = how if target > 0 else _start_at_zero(bank, layer)
         if layer.scale and not layer.has_coefficients and target > 0:
             _, _, place = bank.slot_of(layer.name)
             assert bank.scale is not None and place is not None
@@ -177,7 +210,8 @@ def _set_gains(
     bank.theta.mul_(float(mean))
     if bool(((gains - 1).abs() <= _UNIT_GAIN).all()):
         gains = torch.ones_like(gains)
-    bank.set_gains(gains.to(torch.float32))
+    gains = gains.to(torch.float32) * signs
+    bank.set_gains(gains)
     return {
         layer.name: LayerStart(targets[layer.name], float(gains[i]), kinds[layer.name])
         for i, layer in enumerate(layers)

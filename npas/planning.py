@@ -9,9 +9,10 @@ from torch import nn
 
 from npas.budget import Budget, parse_budget
 from npas.errors import BudgetError, NpasError, PlanError
+from npas.fit_groups import NOTHING, read_weights, sizes_kept
 from npas.mapping import Mapping
 from npas.naming import check_choice, identifier, nearest, select
-from npas.passes.allocate import allocate, choose_k, largest, smallest
+from npas.passes.allocate import allocate_around, choose_k, largest, smallest
 from npas.passes.blocks import op_graph
 from npas.passes.collect import Inventory, WeightOp
 from npas.passes.demand import Demand
@@ -43,6 +44,8 @@ class PlanRequest:
     overrides: MappingType[str, MappingType[str, Any]] | None = None
     zero: frozenset[str] = frozenset()
     """Names of weights that are zero at the start, which `npas.compile` knows."""
+    importance: MappingType[str, torch.Tensor] | None = None
+    """What the elements of weights count, which `npas.compile` knows where it fits them."""
 
     def check(self) -> Budget:
         """Check what can be checked without the model, and return the parsed budget."""
@@ -77,9 +80,12 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
     asked, share = resolve(budget, inventory)
     graph = op_graph(trace.graphs[True], model, weights)
     overrides = _overrides_by_name(request, weights)
+    evidence = NOTHING
+    if request.groups == "fit":
+        evidence = read_weights(model, weights, request.importance)
 
     def mapped(n_banks: int | None) -> tuple[Mapping, list[Demand]]:
-        wanted = MapRequest(weights, graph, n_banks, share, request.seed)
+        wanted = MapRequest(weights, graph, n_banks, share, request.seed, evidence)
         found = _move_layers(map_layers(request.groups, wanted), overrides, weights)
         k = request.k or _K_DEFAULT
         return found, _demands(request, weights, found, overrides, k)
@@ -107,7 +113,9 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
             largest=most + inventory.n_fixed,
         )
     # Demands stand in the model's order; allocate returns each bank's blocks in that order.
-    allocation = allocate(demands, available)
+    allocation = allocate_around(
+        demands, available, sizes_kept(mapping, {w.name: w.n for w in weights})
+    )
     bank_of = mapping.bank_of
     blocks = {bank: iter(allocation[i].blocks) for i, bank in enumerate(mapping.banks)}
     layers: list[LayerPlan] = []

@@ -215,9 +215,9 @@ def _similarities(plan: Plan, module: nn.Module) -> list[tuple[str, tuple[str, .
         layers = [layer for layer in plan.layers_of(name) if layer.has_coefficients]
         widest = max((layer.k for layer in layers), default=0)
         if len(layers) >= 2:
-            rows = np.zeros((len(layers), widest))
+            rows, alphas = np.zeros((len(layers), widest)), bank.coefficients()
             for row, layer in zip(rows, layers, strict=True):
-                row[: layer.k] = bank.coefficients_of(layer.name).float().cpu().numpy()
+                row[: layer.k] = alphas[layer.name].detach().float().cpu().numpy()
             found.append((name, tuple(layer.name for layer in layers), rows))
     # The largest banks; more panels would be too small to read.
     return sorted(found, key=lambda item: -len(item[1]))[:4]

@@ -4,9 +4,11 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping as MappingType, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,8 @@ from npas.passes.structure import analyse
 from npas.passes.trace import clone_all
 from npas.passes.verify import steady
 from npas.planning import resolve
+from npas.progress import shown
 from npas.search_bank import METHODS, STARTS, SearchBank
-from npas.search_progress import shown
 from npas.search_state import (
     Progress,
     load_state,
@@ -236,12 +238,12 @@ class _Loop:
         if self._path is not None and self._path.exists():
             self.done, states = load_state(self._path, self._what, self._module, self._optimizer)
         n_steps = steps if steps is not None else _length(batches)
-        with _interruptible() as interrupted, shown(n_steps, progress) as show:
-            for batch in self._left(batches, states):
-                if steps is not None and self.done.step >= steps:
-                    break
+        left = None if steps is None else max(0, steps - self.done.step)
+        with _interruptible() as interrupted, shown("search", n_steps, progress) as show:
+            saved = time.monotonic()
+            for batch in islice(self._left(batches, states), left):
                 loss = self._step(batch)
-                show(self.done.step, loss)
+                show(self.done.step, f"loss {loss:.4g}")
                 seen = SearchStep(self.done.step, n_steps, loss, self._module, self._optimizer)
                 try:
                     for callback in self._callbacks:
@@ -250,9 +252,9 @@ class _Loop:
                     interrupted.set()
                 if interrupted.is_set():
                     self._stop(n_steps)
-                if self._path is not None and show.seconds_since_save() > _SECONDS_A_SAVE:
+                if self._path is not None and time.monotonic() - saved > _SECONDS_A_SAVE:
                     self._save(self._path)
-                    show.saved()
+                    saved = time.monotonic()
         if not self.done.step or (steps is not None and self.done.step < steps):
             if self._path is not None and self.done.step:
                 self._save(self._path)
@@ -275,6 +277,7 @@ class _Loop:
             set_random_states(states)
         yield from iterator
 
+    @torch.enable_grad()
     def _step(self, batch: Any) -> float:
         loss = self._loss_fn(self._module, batch)
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:

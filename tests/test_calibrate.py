@@ -155,8 +155,8 @@ def test_only_gains_and_the_banks_own_scale_change() -> None:
         else:
             assert torch.equal(value, plain[name]), name
     for bank in banks_of(ssn):
-        assert bank.gain.log().mean().abs() < 1e-4
-        assert bool((bank.gain > 0).all())
+        assert bank.gain.abs().log().mean().abs() < 1e-4
+        assert bool(bank.gain.all())
     assert all(p.grad is None for p in ssn.parameters())
 
 
@@ -266,7 +266,7 @@ def test_zero_branches_stay_zero() -> None:
         nn.init.zeros_(block.down.bias)
     ssn = compiled(model, "15%", calibrate=IDS)
     for bank in banks_of(ssn):
-        assert bool(bank.gain.isfinite().all()) and bool((bank.gain > 0).all())
+        assert bool(bank.gain.isfinite().all()) and bool(bank.gain.all())
         for name in bank.layer_names():
             assert bank.generate(name).any() != ("down" in name)
     assert worst(ssn, model, IDS) < 0.1
@@ -344,3 +344,221 @@ def test_where_no_graph_sees_the_operations_modules_are_matched() -> None:
     for layer, compiled in zip(model.layers, ssn.layers, strict=True):
         y, z = layer(y), compiled(z)
         assert float((z.std() / y.std()).detach()) == pytest.approx(1, abs=0.02)
+
+
+def gradients_at_blocks(module: nn.Module) -> dict[str, float]:
+    """Return the gradient's standard deviation at the output of each block."""
+    found: dict[str, float] = {}
+
+    def note(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+        def hook(_: nn.Module, __: Any, out: torch.Tensor) -> None:
+            out.register_hook(lambda g: found.update({name: float(g.std())}))
+
+        return hook
+
+    handles = [
+        child.register_forward_hook(note(name))
+        for name, child in module.named_modules()
+        if name.endswith(".mark")
+    ]
+    out = module(IDS)
+    out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(0)))
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("groups", ["single", "auto", "own"])
+@pytest.mark.parametrize("budget", ["3%", "10%", "50%", "400%"])
+def test_no_branch_is_turned_off_and_gradients_keep_their_scale(groups: str, budget: str) -> None:
+    """Small branches hardly move a sum, and must not be scaled until they do."""
+    model = transformer()
+    try:
+        ssn = compiled(model, budget, groups=groups, calibrate=IDS, frontend="opaque")
+    except npas.BudgetError:
+        pytest.skip("own banks have a smallest size each")
+    assert worst(ssn, model, IDS) < 0.1
+    for bank in banks_of(ssn):
+        for name in bank.layer_names():
+            ratio = std(bank.generate(name)) / std(model.get_parameter(name))
+            assert 1 / 3 < ratio < 3, name
+    expected, found = gradients_at_blocks(model), gradients_at_blocks(ssn)
+    assert list(found) == list(expected) and len(found) == DEPTH
+    for name, size in expected.items():
+        assert 1 / 2 < found[name] / size < 2, name
+
+
+def test_signs_are_changed_of_weights_that_were_drawn_alone() -> None:
+    model = transformer()
+    changed = {}
+    for init in ("random", "copy"):
+        signs = []
+        for calibrate in (None, IDS):
+            ssn = compiled(model, "3%", init=init, calibrate=calibrate)
+            signs.append({n: g > 0 for b in banks_of(ssn) for n, g in gains_of(b).items()})
+        before, after = signs
+        changed[init] = [name for name in before if before[name] != after[name]]
+        if init == "copy":
+            assert all(before.values())
+    assert changed["random"] and not changed["copy"]
+    # Only what is added to something can gain from it.
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in changed["random"]} <= {
+        "o",
+        "down",
+    }
+
+
+def std(weight: torch.Tensor) -> float:
+    return float(weight.detach().std())
+
+
+def gains_of(bank: Bank) -> dict[str, float]:
+    return dict(zip(bank.layer_names(), bank.gain.tolist(), strict=True))
+
+
+class Scaled(nn.Module):
+    """Branches that a number or a parameter scales before they are added."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.layers = nn.ModuleList(nn.Linear(D, D) for _ in range(DEPTH))
+        self.norms = nn.ModuleList(nn.LayerNorm(D) for _ in range(DEPTH))
+        self.gammas = nn.ParameterList(torch.full((D,), 2.0) for _ in range(DEPTH))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer, norm, gamma in zip(self.layers, self.norms, self.gammas, strict=True):
+            branch = layer(torch.relu(norm(x)))
+            x = x + (2 * branch if self.how == "number" else branch * gamma)
+        return x
+
+
+@pytest.mark.parametrize("how", ["number", "parameter"])
+@pytest.mark.parametrize("frontend", ["fx", "export"])
+def test_branches_that_are_scaled_before_their_sum(how: str, frontend: str) -> None:
+    torch.manual_seed(0)
+    model, x = Scaled(how), torch.randn(64, D)
+    options: dict[str, Any] = {"frontend": frontend, "example_inputs": (x,), "init": "copy"}
+    off = []
+    for calibrate in (None, x):
+        # All layers are one, in sign too ("copy" leaves signs alone): the hardest case there is.
+        ssn = compiled(model, "10%", calibrate=calibrate, **options)
+        off.append(abs(float((ssn(x).std() / model(x).std()).detach()) - 1))
+    assert off[1] < 0.15 and off[0] > 1
+
+
+class PostNorm(nn.Module):
+    """Nothing accumulates: what a branch is added to was normed, and the sum is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(D, D) for _ in range(6))
+        self.norms = nn.ModuleList(nn.LayerNorm(D) for _ in range(7))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norms[6](x)
+        for layer, norm in zip(self.layers, self.norms, strict=False):
+            x = norm(x + layer(torch.relu(x)))
+        return x
+
+
+@pytest.mark.parametrize("frontend", ["fx", "export"])
+def test_branches_between_norms_keep_their_own_scale(frontend: str) -> None:
+    torch.manual_seed(0)
+    model, x = PostNorm(), torch.randn(256, D)
+    ssn = compiled(model, "18%", frontend=frontend, example_inputs=(x,), calibrate=x)
+    expected, found = (output_spreads(m, x, "layers.") for m in (model, ssn))
+    assert len(found) == 6
+    for name, size in expected.items():
+        assert found[name] == pytest.approx(size, rel=0.01), name
+
+
+def output_spreads(module: nn.Module, x: torch.Tensor, where: str) -> dict[str, float]:
+    """Return the standard deviation of what the modules below a path return."""
+    found: dict[str, float] = {}
+    handles = [
+        child.register_forward_hook(
+            lambda _, __, out, name=name: found.update({name: float(out.detach().std())})
+        )
+        for name, child in module.named_modules()
+        if name.startswith(where)
+    ]
+    module(x)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def plain(layer: Callable[[], nn.Module], depth: int) -> nn.Module:
+    """Return layers in He's initialisation with ReLU between them, and no norm."""
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [layer(), nn.ReLU()]
+        nn.init.kaiming_normal_(layers[-2].get_parameter("weight"))
+    return nn.Sequential(nn.Sequential(*layers))
+
+
+@pytest.mark.parametrize("groups", ["single", "auto"])
+@pytest.mark.parametrize("budget", ["6%", "30%", "100%", "300%"])
+@pytest.mark.parametrize(
+    ("layer", "depth", "shape"),
+    [
+        (lambda: nn.Linear(64, 64, bias=False), 40, (64, 64)),
+        (lambda: nn.Conv1d(24, 24, 3, padding=1, bias=False), 24, (16, 24, 20)),
+    ],
+)
+def test_deep_networks_without_norms_keep_their_signal(
+    groups: str, budget: str, layer: Callable[[], nn.Module], depth: int, shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    model, x = plain(layer, depth), torch.randn(shape)
+    expected = output_spreads(model, x, "0.")
+    off = []
+    for calibrate in (None, x):
+        ssn = npas.compile_(copy.deepcopy(model), budget, groups=groups, calibrate=calibrate)
+        found = output_spreads(ssn, x, "0.")
+        linear = [name for name in expected if int(name.rpartition(".")[2]) % 2 == 0]
+        assert len(linear) == depth
+        off.append(max(max(found[n] / expected[n], expected[n] / found[n]) for n in linear))
+    # A network of another seed differs by up to 14 at that depth.
+    assert off[0] < 20 and off[1] < 1.02
+
+
+class Skip(nn.Module):
+    """A residual branch without a norm that starts at zero: by a scalar, or by a weight."""
+
+    def __init__(self, fixup: bool) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(D, D), nn.Linear(D, D)
+        self.scale = nn.Parameter(torch.full((), float(fixup)))
+        if fixup:
+            nn.init.zeros_(self.down.weight)
+            nn.init.zeros_(self.down.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.scale * self.down(torch.relu(self.up(x)))
+
+
+@pytest.mark.parametrize("fixup", [True, False])
+@pytest.mark.parametrize("budget", ["12%", "60%", "200%"])
+@pytest.mark.parametrize("calibrate", [True, False])
+def test_skips_without_norms_start_as_the_identity_and_learn(
+    fixup: bool, budget: str, calibrate: bool
+) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*(Skip(fixup) for _ in range(12))), torch.randn(64, D)
+    ssn = compiled(model, budget, calibrate=x if calibrate else None)
+    torch.testing.assert_close(ssn(x), x)
+    for bank in banks_of(ssn):
+        for name in bank.layer_names():
+            weight = bank.generate(name).detach()
+            assert weight.any() != (fixup and "down" in name)
+    optimizer = torch.optim.SGD(ssn.parameters(), lr=0.02)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = (ssn(x) - x.roll(1, 1)).square().sum(1).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.9 * losses[0]

@@ -27,7 +27,9 @@ NAMES = [
     "compile",
     "compile_",
     "dense_state_dict",
+    "fit",
     "load",
+    "load_dense_",
     "materialize",
     "param_groups",
     "plan",
@@ -48,13 +50,16 @@ SIGNATURES = {
     ),
     "compile": (
         "model, budget=None, *, plan=None, init='random', frontend='auto', backend='auto', "
-        "schedule='auto', recompute='auto', calibrate=None, **plan_arguments"
+        "schedule='auto', recompute='auto', calibrate=None, fit_batches=None, "
+        "**plan_arguments"
     ),
     "compile_": (
         "model, budget=None, *, plan=None, init='random', backend='auto', schedule='auto', "
-        "recompute='auto', calibrate=None, **plan_arguments"
+        "recompute='auto', calibrate=None, fit_batches=None, **plan_arguments"
     ),
     "dense_state_dict": "ssn",
+    "fit": "model, budget=None, *, batches=None, **arguments",
+    "load_dense_": "ssn, state_dict",
     "load": "folder, model, *, backend='auto', example_inputs=(), example_kwargs=None",
     "save": "ssn, folder",
     "cluster": "searched, groups='auto', *, seed=0, share=1.0",
@@ -70,7 +75,7 @@ SIGNATURES = {
     ),
     "uncompile_": "model",
     "materialize": "ssn",
-    "param_groups": "module, weight_decay=0.0",
+    "param_groups": "module, weight_decay=0.0, *, lr=None, sharing_power=0.0",
     "refresh": "ssn",
     "report": "ssn",
     "reset": "ssn, stds=None",

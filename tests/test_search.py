@@ -225,6 +225,13 @@ def test_an_interrupted_search_goes_on_bit_for_bit(
     assert not path.exists()
 
 
+def test_no_more_batches_are_taken_than_steps() -> None:
+    stream = iter(list(Batches(5)))
+    with torch.no_grad():  # the search's own business
+        npas.search(small(), stream, mean_square, groups=2, steps=3)
+    assert len(list(stream)) == 2
+
+
 def test_without_a_checkpoint_an_interrupted_search_is_saved_all_the_same() -> None:
     with pytest.raises(KeyboardInterrupt) as caught:
         find(callbacks=[_stop_after(2)])

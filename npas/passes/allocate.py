@@ -9,14 +9,14 @@ found by trying them, on all banks at once:
    once may cost more than is left: it is taken, and the smallest layers get one template less.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from npas.errors import BudgetError
 from npas.passes.demand import BankCost, Block, Demand, bank_cost
-from npas.passes.layout import Flags, Ints, Laid, Layers, masks_of
+from npas.passes.layout import Flags, Ints, Laid, Layers, masks_of, place
 
 # From here bank sizes are multiples of 16 elements, so that blocks at its end are aligned.
 _ROUND_FROM, _ROUND = 1024, 16
@@ -118,6 +118,32 @@ def allocate(demands: Sequence[Demand], available: int) -> tuple[BankAllocation,
     )
     assert sum(bank.cost.total for bank in found) <= available
     return found
+
+
+def allocate_around(
+    demands: Sequence[Demand], available: int, kept: Mapping[int, int]
+) -> tuple[BankAllocation, ...]:
+    """Decide as `allocate`, around banks whose sizes are given, if what is left can be used.
+
+    Args:
+        demands: as for `allocate`.
+        available: as for `allocate`.
+        kept: bank -> its elements.
+    """
+    found: dict[int, BankAllocation] = {}
+    for bank, size in kept.items():
+        inside = [demand for demand in demands if demand.bank == bank]
+        blocks = place(inside, size)
+        if blocks is not None:
+            found[bank] = BankAllocation(size, tuple(blocks), bank_cost(inside, blocks, size))
+    left = available - sum(bank.cost.total for bank in found.values())
+    loose = [demand for demand in demands if demand.bank not in found]
+    index = {bank: i for i, bank in enumerate(sorted({demand.bank for demand in loose}))}
+    loose = [replace(demand, bank=index[demand.bank]) for demand in loose]
+    if not found or not loose or not smallest(loose) <= left <= largest(loose):
+        return allocate(demands, available)
+    found |= dict(zip(index, allocate(loose, left), strict=True))
+    return tuple(found[bank] for bank in sorted(found))
 
 
 def _total(layers: Layers, size: Ints, limit: Ints) -> int:

@@ -12,6 +12,7 @@ import networkx as nx
 import numpy as np
 
 from npas.errors import NpasError
+from npas.fit_groups import NOTHING, Evidence, from_weights
 from npas.mapping import Mapping
 from npas.naming import identifier, matches, nearest, select
 from npas.passes.blocks import repeated_blocks
@@ -35,6 +36,7 @@ class MapRequest:
         share: parameters for banks over elements of all weights, or None if it follows from the
             mapping (budget ``"largest"``).
         seed: of ``"random"`` and of k-means.
+        evidence: what the weights say, where ``"fit"`` was asked for.
     """
 
     weights: tuple[WeightOp, ...]
@@ -42,6 +44,7 @@ class MapRequest:
     n_banks: int | None
     share: float | None
     seed: int
+    evidence: Evidence = NOTHING
 
 
 Groups = str | MappingType[str, str] | Mapping
@@ -261,6 +264,10 @@ def _spread(kinds: list[str]) -> str:
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
 
 
+def _fit(request: MapRequest) -> _Clusters:
+    return from_weights(request.weights, request.evidence, request.share)
+
+
 STRATEGIES: dict[str, Callable[[MapRequest], _Clusters]] = {
     "auto": _auto,
     "own": _own,
@@ -269,6 +276,7 @@ STRATEGIES: dict[str, Callable[[MapRequest], _Clusters]] = {
     "by_shape": _by_shape,
     "repeated": _repeated,
     "soft_sharing": _soft_sharing,
+    "fit": _fit,
 }
 
 
