@@ -54,8 +54,8 @@ def _rates(optimizer: str, budget: str) -> Experiment:
 
 
 def _starts(family: str, starts: Sequence[str], budget: str, note: str) -> Experiment:
-    """Ways to start one bank's masks or coefficients; the first is npas's own."""
-    cases = [Case(s.partition(": ")[2], Build(budget, "single", start=s), WRN16) for s in starts]
+    """Ways to start one bank's masks or coefficients, compared with the first."""
+    cases = [Case(s.rpartition(": ")[2], Build(budget, "single", start=s), WRN16) for s in starts]
     return Experiment(
         f"{family}/{budget}",
         f"How {family} start, at {budget}",
@@ -94,10 +94,10 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ),
     _rates("sgd", "11%"),
     _starts("masks", tuple(MASKS), "5%", _REPEATED),
-    _starts("coefficients", tuple(COEFFICIENTS), "25%", _COMBINED),
+    _starts("coefficients", ("default", *COEFFICIENTS), "25%", _COMBINED),
     _rates("adamw", "11%"),
     _rates("sgd", "25%"),
-    _starts("coefficients", tuple(COEFFICIENTS), "50%", _COMBINED),
+    _starts("coefficients", ("default", *COEFFICIENTS), "50%", _COMBINED),
     _rates("adamw", "25%"),
     _pilot(),
 )
