@@ -87,10 +87,15 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         "mapping/11%",
         "Who shares with whom, at 11%",
-        "WRN-28, 4 banks, the paper's best number at a low budget (Table 12); manual has its 14; "
-        "emb.",
-        (*_mapping("11%", 4), DENSE),
+        "WRN-28, 4 banks, the paper's best number at a low budget (Table 12); manual has its 14. "
+        "Ends apart: one bank, and one each for the stem and the classifier; emb.",
+        (
+            *_mapping("11%", 4),
+            Case("ends apart", Build("11%", "ends apart", None, "emb"), WRN28),
+            DENSE,
+        ),
         "single",
+        also="auto",
     ),
     _rates("sgd", "11%"),
     _starts("masks", tuple(MASKS), "5%", _REPEATED),

@@ -41,6 +41,7 @@ def _experiment(experiment: Experiment, rows: Rows) -> dict[str, Any]:
         "title": experiment.title,
         "note": experiment.note,
         "baseline": experiment.baseline,
+        "also": experiment.also,
         "seeds": experiment.seeds,
         "arms": arms,
     }
