@@ -8,12 +8,12 @@ from benchmarks.learning.spec import Build, Case, Experiment, Recipe
 from benchmarks.learning.starts import COEFFICIENTS, MASKS
 
 # The optimizer and its rate are what `pilot` decided.
-WRN28 = Recipe("cifar10", 16, 10_000, 10_000, "wrn-28-1", 6, 128, "sgd", 0.3, 5e-4)
-WRN16 = replace(WRN28, network="wrn-16-1", epochs=4)
+WRN28 = Recipe("cifar10", 12, 10_000, 10_000, "wrn-28-1", 4, 128, "sgd", 0.3, 5e-4)
+WRN16 = replace(WRN28, network="wrn-16-1", epochs=3)
 WRN10 = replace(WRN28, network="wrn-10-1", epochs=3)
 DENSE = Case("dense", Build(), WRN28)
 DECAY = {"sgd": 5e-4, "adamw": 1e-2}
-RATES = {"sgd": (0.1, 0.3, 1.0), "adamw": (3e-3, 1e-2, 3e-2)}
+RATES = {"sgd": (0.3, 1.0, 3.0), "adamw": (3e-3, 1e-2, 3e-2)}
 POWERS = (0.0, 0.5, 1.0)
 _REPEATED = "Layers larger than the bank repeat it under masks."
 _COMBINED = "wavg, K = 4 at most."
@@ -54,8 +54,8 @@ def _rates(optimizer: str, budget: str) -> Experiment:
 
 
 def _starts(family: str, starts: Sequence[str], budget: str, note: str) -> Experiment:
-    """Ways to start one bank's masks or coefficients; the first is npas's own."""
-    cases = [Case(s.partition(": ")[2], Build(budget, "single", start=s), WRN16) for s in starts]
+    """Ways to start one bank's masks or coefficients, compared with the first."""
+    cases = [Case(s.rpartition(": ")[2], Build(budget, "single", start=s), WRN16) for s in starts]
     return Experiment(
         f"{family}/{budget}",
         f"How {family} start, at {budget}",
@@ -87,17 +87,22 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         "mapping/11%",
         "Who shares with whom, at 11%",
-        "WRN-28, 4 banks, the paper's best number at a low budget (Table 12); manual has its 14; "
-        "emb.",
-        (*_mapping("11%", 4), DENSE),
+        "WRN-28, 4 banks, the paper's best number at a low budget (Table 12); manual has its 14. "
+        "Ends apart: one bank, and one each for the stem and the classifier; emb.",
+        (
+            *_mapping("11%", 4),
+            Case("ends apart", Build("11%", "ends apart", None, "emb"), WRN28),
+            DENSE,
+        ),
         "single",
+        also="auto",
     ),
     _rates("sgd", "11%"),
     _starts("masks", tuple(MASKS), "5%", _REPEATED),
-    _starts("coefficients", tuple(COEFFICIENTS), "25%", _COMBINED),
+    _starts("coefficients", ("default", *COEFFICIENTS), "25%", _COMBINED),
     _rates("adamw", "11%"),
     _rates("sgd", "25%"),
-    _starts("coefficients", tuple(COEFFICIENTS), "50%", _COMBINED),
+    _starts("coefficients", ("default", *COEFFICIENTS), "50%", _COMBINED),
     _rates("adamw", "25%"),
     _pilot(),
 )

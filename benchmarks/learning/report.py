@@ -1,10 +1,11 @@
 """Tables of a summary, on the terminal and in docs/learning.md."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning.stats import holm, mean_std, paired_difference
+from benchmarks.learning.stats import Difference, holm, mean_std, paired_difference
 from benchmarks.tables import Column, Section, count, table_lines
 
 PAGE = Path("docs/learning.md")
@@ -34,6 +35,7 @@ _COLUMNS = (
     Column("learning rate", "lr", lambda value: f"{value:g}"),
     Column("banks", "n_banks", count),
     Column("parameters", "n_params", count),
+    Column("upsampled layers", "upsampled", lambda value: f"{value:.1f}"),
     Column("seeds", "seeds"),
     Column("accuracy, %", "mean", _points),
     Column("std", "std", _points),
@@ -41,6 +43,8 @@ _COLUMNS = (
     Column("± (95%)", "half", _points),
     Column("resolved", "resolved", _yes),
     Column("p (Holm)", "p", lambda value: f"{value:.3f}"),
+    Column("to {also}", "also_difference", _signed),
+    Column("± (95%)", "also_half", _points),
     Column("search time", "search", lambda value: f"{value:.1%}"),
     Column("agreement", "agreement", lambda value: f"{value:.2f}"),
 )
@@ -48,16 +52,18 @@ _COLUMNS = (
 
 def _section(experiment: Mapping[str, Any]) -> Section:
     arms = {arm: best(cases) for arm, cases in experiment["arms"].items() if cases}
-    reference = arms.get(experiment["baseline"])
-    rows = [_row(arm, case, reference) for arm, case in arms.items()]
+    references = [arms.get(experiment[key]) for key in ("baseline", "also")]
+    rows = [_row(arm, case, *references) for arm, case in arms.items()]
     adjusted = holm({row["arm"]: row["p"] for row in rows if row["p"] is not None})
     for row in rows:
         row["p"] = adjusted.get(row["arm"])
     grid = any(len(cases) > 1 for cases in experiment["arms"].values())
+    hidden = {key for key in ("agreement", "upsampled") if len({row[key] for row in rows}) == 1}
+    hidden |= set() if grid else {"lr"}
     shown = [
-        column
+        replace(column, head=column.head.format(also=experiment["also"]))
         for column in _COLUMNS
-        if (column.key != "lr" or grid) and any(row[column.key] is not None for row in rows)
+        if column.key not in hidden and any(row[column.key] is not None for row in rows)
     ]
     note = f"{experiment['note']} Differences are to `{experiment['baseline']}`."
     return Section(experiment["title"], note, shown, rows)
@@ -72,30 +78,40 @@ def _by_seed(case: Mapping[str, Any]) -> dict[int, float]:
     return {int(seed): value for seed, value in case["accuracy"].items()}
 
 
-def _row(arm: str, case: Mapping[str, Any], reference: Mapping[str, Any] | None) -> dict[str, Any]:
+def _row(
+    arm: str,
+    case: Mapping[str, Any],
+    baseline: Mapping[str, Any] | None,
+    also: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     mean, std = mean_std(_by_seed(case))
-    found = None
-    if reference is not None and case is not reference:
-        found = paired_difference(_by_seed(case), _by_seed(reference))
-    known = found is not None and found.n > 1
-    learned = case["search_steps"] > 0
-    # Of a mapping that no seed enters it is 1.
-    same = case["agreement"] is None or case["agreement"] == 1
+    found, other = _difference(case, baseline), _difference(case, also)
     return {
         "arm": arm,
         "lr": case["recipe"]["lr"],
         "n_banks": case["n_banks"] or None,
         "n_params": case["n_params"],
+        "upsampled": case["upsampled"],
         "seeds": len(case["accuracy"]),
         "mean": mean,
         "std": std,
-        "difference": found.mean if found is not None else None,
-        "half": found.half if found is not None and known else None,
-        "resolved": found.resolved if found is not None and known else None,
-        "p": found.p if found is not None and known else None,
-        "search": case["search_cpu_s"] / case["train_cpu_s"] if learned else None,
-        "agreement": None if same else case["agreement"],
+        "difference": found and found.mean,
+        "half": found and found.half,
+        "resolved": found and found.resolved,
+        "p": found and found.p,
+        "also_difference": other and other.mean,
+        "also_half": other and other.half,
+        "search": case["search_cpu_s"] / case["train_cpu_s"] if case["search_steps"] else None,
+        "agreement": case["agreement"],
     }
+
+
+def _difference(case: Mapping[str, Any], reference: Mapping[str, Any] | None) -> Difference | None:
+    """Return the difference to a reference; None for itself, and for fewer than two pairs."""
+    if reference is None or case is reference:
+        return None
+    found = paired_difference(_by_seed(case), _by_seed(reference))
+    return found if found is not None and found.n > 1 else None
 
 
 def where(summary: Mapping[str, Any]) -> str:

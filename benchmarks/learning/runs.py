@@ -1,6 +1,7 @@
 """Running what is missing, one after the other or in processes."""
 
 import multiprocessing
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -42,8 +43,8 @@ def run_missing(
     labels = {row["recipe"]["images"]: row["data"] for row in rows.values()}
     runs = missing(experiments, rows)
     say(f"{len(runs)} runs to do, {len(rows)} rows in {kept}")
-    spent: list[float] = []
-    for row in _rows(runs, kept, data, jobs):
+    start = time.monotonic()
+    for done, row in enumerate(_rows(runs, kept, data, jobs), 1):
         images = row["recipe"]["images"]
         if labels.setdefault(images, row["data"]) != row["data"]:
             raise MixedData(
@@ -51,9 +52,8 @@ def run_missing(
                 "keep them apart with --rows"
             )
         append_row(kept, row)
-        spent.append(row["train_cpu_s"] + row["search_cpu_s"])
-        left = sum(spent) / len(spent) * (len(runs) - len(spent)) / jobs
-        say(f"{len(spent)}/{len(runs)} {describe(row)}; about {left / 60:.0f} min left")
+        left = (time.monotonic() - start) / done * (len(runs) - done)
+        say(f"{done}/{len(runs)} {describe(row)}; about {left / 60:.0f} min left")
 
 
 def _rows(

@@ -52,8 +52,8 @@ class Build:
 
     Attributes:
         budget: as for `npas.plan`; None leaves the network dense.
-        groups: as for `npas.plan`, or ``"manual"`` (the paper's Figure 5), or ``"search-emb"`` and
-            ``"search-wavg"`` (learned, 3.2).
+        groups: as for `npas.plan`, or a name of `benchmarks.learning.networks.PATTERNS`, or
+            ``"search-emb"`` and ``"search-wavg"`` (learned, 3.2).
         n_banks: number of banks, where ``groups`` leaves it open.
         downsample: as for `npas.plan`.
         start: a name of `benchmarks.learning.starts.STARTS`, ``"default"`` for npas's own.
@@ -116,6 +116,7 @@ class Experiment:
         note: how to read the table.
         cases: what is compared.
         baseline: the arm that the others are compared with.
+        also: a second arm that they are compared with, or None.
         seeds: runs of each case.
     """
 
@@ -124,6 +125,7 @@ class Experiment:
     note: str
     cases: tuple[Case, ...]
     baseline: str
+    also: str | None = None
     seeds: int = 5
 
     @cached_property

@@ -8,6 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import npas
+from benchmarks.learning.networks import NETWORKS
 from benchmarks.learning.spec import Case, Experiment, Run
 
 COMMITTED = Path("benchmarks/results/learning.json")
@@ -37,6 +41,7 @@ def _experiment(experiment: Experiment, rows: Rows) -> dict[str, Any]:
         "title": experiment.title,
         "note": experiment.note,
         "baseline": experiment.baseline,
+        "also": experiment.also,
         "seeds": experiment.seeds,
         "arms": arms,
     }
@@ -55,12 +60,28 @@ def _case(case: Case, seeds: int, rows: Rows) -> dict[str, Any] | None:
         "search_steps": first["search_steps"],
         "n_params": round(statistics.mean(row["n_params"] for row in done.values())),
         "n_banks": first["n_banks"],
+        "upsampled": upsampled(case, [row["banks"] for row in done.values()]),
         "accuracy": {str(seed): row["accuracy"] for seed, row in done.items()},
         "last_loss": {str(seed): row["losses"][-1] for seed, row in done.items()},
         "train_cpu_s": round(sum(row["train_cpu_s"] for row in done.values()), 1),
         "search_cpu_s": round(sum(row["search_cpu_s"] for row in done.values()), 1),
         "agreement": agreement([row["banks"] for row in done.values() if row["banks"]]),
     }
+
+
+def upsampled(case: Case, mappings: Sequence[Mapping[str, Sequence[str]] | None]) -> float | None:
+    """Return how many layers are larger than their bank, in the mean over mappings."""
+    counts: list[int] = []
+    with torch.device("meta"):
+        model = NETWORKS[case.recipe.network]()
+    how = case.build
+    for banks in mappings:
+        if how.budget is None or banks is None:
+            return None
+        mapping = npas.Mapping({bank: tuple(layers) for bank, layers in banks.items()})
+        plan = npas.plan(model, how.budget, groups=mapping, downsample=how.downsample)
+        counts.append(sum(layer.k == 0 for layer in plan.layers))
+    return statistics.mean(counts)
 
 
 def agreement(mappings: Iterable[Mapping[str, Sequence[str]]]) -> float | None:

@@ -13,7 +13,7 @@ import npas
 from benchmarks.learning import experiments, report, stats, summary
 from benchmarks.learning.__main__ import main
 from benchmarks.learning.experiments import EXPERIMENTS, QUICK, quick, select
-from benchmarks.learning.networks import MANUAL, NETWORKS
+from benchmarks.learning.networks import NETWORKS, PATTERNS
 from benchmarks.learning.runs import MixedData, missing, run_missing
 from benchmarks.learning.spec import Build, Case, Experiment, Run, key_of
 from benchmarks.learning.starts import COEFFICIENTS, MASKS, restart
@@ -49,7 +49,7 @@ def test_a_quick_run_of_every_kind_and_its_report(
     common = ["--quick", "--experiments", "mapping/11%", "lr_scaling/sgd-11%", "masks/5%"]
     assert main(["run", *common, "--seeds", "1", "--rows", str(kept)]) == 0
     rows = list(read_rows(kept).values())
-    assert len(rows) == 7 + 3 + 5
+    assert len(rows) == 8 + 3 + 5
     for row in rows:
         assert row["key"] == key_of({k: row[k] for k in ("build", "recipe", "seed")})
         assert 0 <= row["accuracy"] <= 1 and len(row["losses"]) == 1
@@ -61,7 +61,7 @@ def test_a_quick_run_of_every_kind_and_its_report(
     printed = capsys.readouterr().out
     assert "learned, Emb" in printed and "power 0.5" in printed and "lacks" not in printed
     assert main(["list", *common, "--rows", str(kept)]) == 0
-    assert "mapping/11%: Who shares with whom, at 11%; 14 runs, 7 to do" in capsys.readouterr().out
+    assert "mapping/11%: Who shares with whom, at 11%; 16 runs, 8 to do" in capsys.readouterr().out
 
 
 def test_the_same_run_gives_the_same_row() -> None:
@@ -145,7 +145,7 @@ def test_names_of_experiments_and_their_runs() -> None:
 def test_manual_groups_are_the_papers_fourteen() -> None:
     with torch.device("meta"):
         model = NETWORKS["wrn-28-1"]()
-    plan = npas.plan(model, "100%", groups=dict(MANUAL))
+    plan = npas.plan(model, "100%", groups=dict(PATTERNS["manual"]))
     shared = [bank for bank in plan.banks if len(bank.layers) > 1]
     assert len(plan.banks) == 14 and [len(bank.layers) for bank in shared] == [6, 6, 6]
     for bank in shared:
@@ -273,6 +273,19 @@ def row_of(run: Run, accuracy: float, banks: dict[str, list[str]] | None = None)
         "search_cpu_s": 0.0,
         "banks": banks,
     }
+
+
+def test_layers_that_are_larger_than_their_bank_are_counted() -> None:
+    case = Case("arm", Build("100%", "single"), TINY)
+    with torch.device("meta"):
+        names = [w.name for w in npas.plan(NETWORKS[TINY.network](), "100%").layers]
+    assert summary.upsampled(case, [{"b": names}]) == 0
+    small = replace(case, build=Build("2%", "single"))
+    rest = {"a": names[:5], "b": names[5:]}
+    one, other = (summary.upsampled(small, [banks]) for banks in ({"b": names}, rest))
+    assert one is not None and other is not None and 0 < one < other
+    assert summary.upsampled(small, [{"b": names}, rest]) == (one + other) / 2
+    assert summary.upsampled(case, [None]) is None
 
 
 def test_agreement_of_mappings() -> None:
