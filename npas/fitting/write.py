@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 
 from npas.bank import Bank
-from npas.fit_bank import BankFit
-from npas.fit_layer import FitLayer
+from npas.fitting.bank import BankFit
+from npas.fitting.layer import FitLayer
 from npas.init import spread
 from npas.plan import LayerPlan
 from npas.report import LayerStart

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from npas.bank import Bank
-from npas.fit_bank import BankFit
-from npas.fit_layer import FitLayer
-from npas.fit_write import read
+from npas.fitting.bank import BankFit
+from npas.fitting.layer import FitLayer
+from npas.fitting.write import read
 from npas.kernels.accumulate import sum_dtype
 
 # A window that has more than this cosine with a weight is taken for one like it.

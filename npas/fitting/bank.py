@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from npas.fit_layer import FitLayer, solve
-from npas.fit_shared import SharedRows
+from npas.fitting.layer import FitLayer, solve
+from npas.fitting.shared import SharedRows
 
 # A round that lowers the squared error by less than this share of it is the last.
 TOLERANCE = 3e-3
