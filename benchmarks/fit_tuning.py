@@ -18,7 +18,6 @@ from benchmarks.fit_models import cifar, efficientnet, minilm, pooled, sentiment
 from npas.fit_moments import second_moments
 
 METHODS = ("dense", "SVD", "npas fit", "npas fit auto", "npas random")
-RATES = (3e-4, 1e-3)
 BATCH = 16
 _PIXELS = 64
 _CLASSES = 10
@@ -42,6 +41,7 @@ class Task:
         test: batches on which accuracy is reported.
         steps: of training.
         budgets: to train at; at the first the learning rates are chosen.
+        rates: of learning, to choose from.
     """
 
     body: nn.Module
@@ -54,6 +54,7 @@ class Task:
     test: list[Batch]
     steps: int
     budgets: tuple[str, ...]
+    rates: tuple[float, ...]
 
 
 def runs(network: str, models: Path, data: Path, seeds: int, log: Log) -> None:
@@ -73,7 +74,7 @@ def runs(network: str, models: Path, data: Path, seeds: int, log: Log) -> None:
 
     for method in METHODS:
         found: dict[float, float] = {}
-        for rate in RATES:
+        for rate in task.rates:
             case = {"network": network, "method": method, "choice": rate}
             row = log.find(case)
             if row is None:
@@ -177,6 +178,7 @@ def _sentences(models: Path, data: Path) -> Task:
         test=batches(rows[-1000:], 100),
         steps=40,
         budgets=("75%",),
+        rates=(3e-4, 1e-3),
     )
 
 
@@ -204,4 +206,5 @@ def _images(models: Path, data: Path) -> Task:
         test=list(zip(tested.split(100), answers.split(100), strict=True)),
         steps=60,
         budgets=("75%",),
+        rates=(1e-3, 3e-3),
     )
