@@ -94,15 +94,23 @@ def agreement(network: str, given: Subject, log: Log) -> None:
         log.add(case, row)
 
 
+# Method, and whether inputs weigh: those that tell most first, a row of the table after the other.
+METHODS = (
+    ("SVD", True),
+    ("npas fit", True),
+    ("npas auto", True),
+    ("SVD", False),
+    ("npas fit", False),
+    ("npas own", True),
+    ("npas single", True),
+    ("npas auto", False),
+    ("npas own", False),
+    ("npas single", False),
+)
+
+
 def cases(network: str) -> Iterator[dict[str, Any]]:
-    """Yield the cases, those that tell most first: a row of the table after the other."""
-    first = [(method, weighted) for weighted in (True, False) for method in ("SVD", "npas fit")]
-    every = [
-        (method, weighted)
-        for weighted in (True, False)
-        for method in ("npas auto", "npas own", "npas single")
-    ]
-    for method, weighted in first + every:
+    for method, weighted in METHODS:
         for budget in BUDGETS:
             yield {
                 "network": network,

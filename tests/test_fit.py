@@ -1,6 +1,7 @@
 """Fitting pretrained weights: `init="fit"`, `npas.fit`, and the errors in the report."""
 
 import copy
+import io
 import warnings
 import weakref
 from itertools import pairwise
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import is_tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -414,6 +416,20 @@ def test_fit_takes_no_other_start() -> None:
         npas.fit(stack(), "50%", init="copy")
     with pytest.raises(NpasError, match="compile has no argument 'bach'"):
         npas.fit(stack(), "50%", bach=1)
+
+
+def test_progress_shows_on_a_terminal_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    npas.fit(stack(), "50%", groups="single")
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        "npas.fit_weights.Console", lambda **_: Console(file=screen, force_terminal=True)
+    )
+    npas.fit(stack(), "50%", groups="single")
+    assert "fit b0, round" in screen.getvalue()
 
 
 class Live(TorchDispatchMode):

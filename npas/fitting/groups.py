@@ -104,8 +104,9 @@ def _sample(weight: nn.Parameter) -> torch.Tensor:
     """Return a unit vector of a weight's elements, the same places for weights of one size."""
     flat = weight.detach().flatten()
     if flat.numel() > _SAMPLE:
-        places = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(0))
-        flat = flat[places[:_SAMPLE].to(flat.device)]
+        generator = torch.Generator().manual_seed(0)
+        places = torch.randint(flat.numel(), (_SAMPLE,), generator=generator)
+        flat = flat[places.to(flat.device)]
     return nn.functional.normalize(flat.float().cpu(), dim=0)
 
 
