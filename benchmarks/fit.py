@@ -32,7 +32,7 @@ from benchmarks.fit_log import Log
 from benchmarks.fit_models import Subject, subject
 from benchmarks.fit_scale import scale
 from benchmarks.fit_tuning import runs
-from npas.fit_moments import second_moments
+from npas.fitting.moments import second_moments
 
 NETWORKS = ("efficientnet", "minilm")
 BUDGETS = ("25%", "50%", "75%", "90%", "100%")

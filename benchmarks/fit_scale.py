@@ -13,7 +13,7 @@ import npas
 from benchmarks.fit_log import Log
 from benchmarks.networks.wrn import wrn
 from npas.bank import banks_of
-from npas.fit_weights import fit_weights
+from npas.fitting.weights import fit_weights
 
 
 def _blocks(count: int, width: int) -> nn.Module:

@@ -15,7 +15,7 @@ import npas
 from benchmarks import fit_svd
 from benchmarks.fit_log import Log
 from benchmarks.fit_models import cifar, efficientnet, minilm, pooled, sentiment, tokens
-from npas.fit_moments import second_moments
+from npas.fitting.moments import second_moments
 
 BUDGETS = ("50%", "90%")
 METHODS = ("dense", "SVD", "npas fit", "npas fit auto", "npas random")

@@ -28,9 +28,9 @@ from benchmarks.learning.spec import Recipe
 from benchmarks.learning.task import Batch, Task, batches, task_of
 from benchmarks.learning.train import OPTIMIZERS
 from benchmarks.tables import Column, Section, show
-from npas.cluster import representations, search_bank
 from npas.passes.mapping import kmeans
-from npas.search_bank import STARTS
+from npas.searching.bank import STARTS
+from npas.searching.cluster import representations, search_bank
 
 KEPT = Path("build/search.jsonl")
 PAGE = Path("docs/search.md")

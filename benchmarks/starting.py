@@ -178,13 +178,13 @@ _STARTS = (
     Column("shared", "shared", percent),
     Column("weights", "plain_weights", _FACTOR),
     Column("activations", "plain_activations", _FACTOR),
-    Column("calibrated", "calibrated_activations", _FACTOR),
+    Column("activations, calibrated", "calibrated_activations", _FACTOR),
     Column("inside", "plain_inside", _FACTOR),
-    Column("calibrated", "calibrated_inside", _FACTOR),
+    Column("inside, calibrated", "calibrated_inside", _FACTOR),
     Column("gradients", "plain_gradients", _FACTOR),
-    Column("calibrated", "calibrated_gradients", _FACTOR),
+    Column("gradients, calibrated", "calibrated_gradients", _FACTOR),
     Column("weights' gradients", "plain_weight_gradients", _FACTOR),
-    Column("calibrated", "calibrated_weight_gradients", _FACTOR),
+    Column("weights' gradients, calibrated", "calibrated_weight_gradients", _FACTOR),
     Column("gains moved", "calibrated_weights", _FACTOR),
     Column("misses", "misses"),
 )
@@ -192,11 +192,11 @@ _NORMLESS = (
     Column("network", "network"),
     Column("budget", "budget"),
     Column("activations, another seed", "again_activations", _FACTOR),
-    Column("compiled", "plain_activations", _FACTOR),
-    Column("calibrated", "calibrated_activations", _FACTOR),
+    Column("activations", "plain_activations", _FACTOR),
+    Column("activations, calibrated", "calibrated_activations", _FACTOR),
     Column("gradients, another seed", "again_gradients", _FACTOR),
-    Column("compiled", "plain_gradients", _FACTOR),
-    Column("calibrated", "calibrated_gradients", _FACTOR),
+    Column("gradients", "plain_gradients", _FACTOR),
+    Column("gradients, calibrated", "calibrated_gradients", _FACTOR),
 )
 _COEFFICIENTS = (
     Column("K", "k"),
@@ -222,7 +222,9 @@ def tables(starts: Sequence[Row], normless: Sequence[Row], spread: Sequence[Row]
         "of layers that share elements of a bank with others. Gains moved: how far calibration "
         "takes any weight from its own standard deviation. Another seed: the original, drawn "
         f"anew, against itself. Promised: weights {WEIGHTS}; activations {ACTIVATIONS} and "
-        f"gradients {GRADIENTS:g} where nothing is shared, and everywhere after calibrate=batch. "
+        f"gradients at blocks {GRADIENTS:g} where nothing is shared, and everywhere after "
+        "calibrate=batch. Weights' gradients go with the gain of what follows them in a branch, "
+        "and branches that are one function in all blocks are scaled to keep the stream's scale. "
         f"{len(compiled) - missed} of {len(compiled)} rows keep that. A row without numbers names "
         "the smallest budget."
     )
@@ -239,7 +241,9 @@ def tables(starts: Sequence[Row], normless: Sequence[Row], spread: Sequence[Row]
         Section(
             "Without norms",
             "One bank; the largest factors of three seeds, at the outputs of the layers or, with "
-            "skips, of the blocks. He's initialisation; a branch that starts at zero stays so.",
+            "skips, of the blocks. He's initialisation; a branch that starts at zero stays so. "
+            "Without a norm the scales of signal and gradient are products of the same gains: "
+            "where calibration matches the one, chance has the other.",
             _NORMLESS,
             normless,
         ),

@@ -2,7 +2,6 @@
 
 from npas.api import compile, compile_, fit, plan
 from npas.checkpoint import load, save
-from npas.cluster import cluster
 from npas.errors import (
     BudgetError,
     CheckpointError,
@@ -11,12 +10,13 @@ from npas.errors import (
     PlanError,
     TraceError,
 )
-from npas.fit_model import load_dense_
+from npas.fitting.model import load_dense_
 from npas.inplace import uncompile_
 from npas.mapping import Mapping
 from npas.passes.materialize import dense_state_dict, materialize
 from npas.plan import Plan
-from npas.search import search, search_model
+from npas.searching.cluster import cluster
+from npas.searching.search import search, search_model
 from npas.tools import param_groups, refresh, report, reset
 
 __all__ = [

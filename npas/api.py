@@ -14,8 +14,8 @@ from npas.calibrate import calibration_trace, correct_graph, measure_graph
 from npas.calibrate_modules import correct, measure
 from npas.compiled import state_of
 from npas.errors import NpasError, NpasWarning
-from npas.fit_model import start_banks
-from npas.fit_moments import second_moments
+from npas.fitting.model import start_banks
+from npas.fitting.moments import second_moments
 from npas.init import with_gains, zero_layers
 from npas.inplace import install, restore, state_in_place
 from npas.module import reserved_names

@@ -9,7 +9,7 @@ from torch import nn
 from npas.bank import Bank
 from npas.compiled import Compiled
 from npas.errors import NpasError
-from npas.fit_moments import check_batches
+from npas.fitting.moments import check_batches
 from npas.init import INITS
 from npas.kernels.backends import BACKENDS
 from npas.naming import check_choice, nearest
@@ -17,7 +17,7 @@ from npas.passes.schedule import SCHEDULES
 from npas.pipeline import check_backend
 from npas.plan import Plan
 from npas.planning import PlanRequest, check_fits
-from npas.search_bank import SearchBank
+from npas.searching.bank import SearchBank
 
 _REQUEST = frozenset(field.name for field in fields(PlanRequest)) - {"budget", "zero", "importance"}
 _EXAMPLES = frozenset({"example_inputs", "example_kwargs"})

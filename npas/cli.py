@@ -86,7 +86,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from npas.search import search
+    from npas.searching.search import search
 
     _check_outputs(arguments.out, arguments.plot)
     out = Path(arguments.out)

@@ -9,7 +9,7 @@ from torch import nn
 
 from npas.budget import Budget, parse_budget
 from npas.errors import BudgetError, NpasError, PlanError
-from npas.fit_groups import NOTHING, read_weights, sizes_kept
+from npas.fitting.groups import NOTHING, read_weights, sizes_kept
 from npas.mapping import Mapping
 from npas.naming import check_choice, identifier, nearest, select
 from npas.passes.allocate import allocate_around, choose_k, largest, smallest

@@ -14,7 +14,7 @@ from npas.naming import nearest
 from npas.passes.collect import WeightOp, module_kind
 from npas.plan import LayerPlan
 from npas.report import Report
-from npas.search_bank import SearchBank
+from npas.searching.bank import SearchBank
 
 
 def param_groups(

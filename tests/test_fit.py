@@ -15,10 +15,10 @@ from torch.utils._pytree import tree_leaves
 import npas
 from npas.bank import Bank, banks_of
 from npas.errors import NpasError, NpasWarning
-from npas.fit_bank import BankFit
-from npas.fit_layer import FitLayer
-from npas.fit_start import copied, drawn, held
-from npas.fit_weights import fit_weights, layers_of
+from npas.fitting.bank import BankFit
+from npas.fitting.layer import FitLayer
+from npas.fitting.start import copied, drawn, held
+from npas.fitting.weights import fit_weights, layers_of
 
 pytestmark = pytest.mark.pure
 
@@ -224,7 +224,7 @@ def test_more_templates_than_an_embedding_has_dimensions() -> None:
 
 
 def _history(ssn: nn.Module, model: nn.Module) -> list[float]:
-    from npas.fit_shared import SharedRows
+    from npas.fitting.shared import SharedRows
 
     (bank,) = banks_of(ssn).values()
     fit: BankFit = drawn(fit_layers(bank, model), bank, torch.Generator().manual_seed(0))

@@ -10,7 +10,7 @@ from torch import nn
 
 import npas
 from npas.errors import NpasError
-from npas.fit_moments import second_moments
+from npas.fitting.moments import second_moments
 
 pytestmark = pytest.mark.pure
 

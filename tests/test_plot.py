@@ -62,7 +62,7 @@ def test_a_plans_picture(tmp_path: Path) -> None:
 def test_a_mappings_picture(tmp_path: Path) -> None:
     mapping = npas.Mapping({"a": ("x", "y"), "b": ("z",)}, "by hand")
     assert "3 layers in 2 banks, by hand" in texts(mapping.plot())
-    module = npas.search_model(net(), method="wavg", templates=4)
+    module = npas.search_model(net(), method="wavg", templates=4, start="orthogonal")
     learned = npas.cluster(module, 3)
     figure = learned.plot()
     figure.savefig(tmp_path / "mapping.svg")

@@ -18,9 +18,9 @@ from torch import nn
 
 import npas
 from npas import CheckpointError, Mapping, NpasError, NpasWarning
-from npas.search import SearchStep
-from npas.search_bank import SearchBank, template_shape
-from npas.search_state import random_states
+from npas.searching.bank import SearchBank, template_shape
+from npas.searching.search import SearchStep
+from npas.searching.state import random_states
 
 pytestmark = pytest.mark.pure
 
@@ -118,14 +118,14 @@ def _noise_for_resizing(patch: pytest.MonkeyPatch) -> None:
         mix = mixes.setdefault(size, torch.randn(n_out, n_in, generator=generator) / n_in**0.5)
         return (mix @ image.flatten()).view(1, 1, *size)
 
-    patch.setattr("npas.search_bank.F.interpolate", noise)
+    patch.setattr("npas.searching.bank.F.interpolate", noise)
 
 
 def _noise_for_clusters(patch: pytest.MonkeyPatch) -> None:
     def noise(points: np.ndarray, n_clusters: int, seed: int, n_init: int) -> np.ndarray:
         return np.random.default_rng(seed).permutation(len(points)) % n_clusters
 
-    patch.setattr(sys.modules["npas.cluster"], "kmeans", noise)
+    patch.setattr(sys.modules["npas.searching.cluster"], "kmeans", noise)
 
 
 @pytest.mark.parametrize(

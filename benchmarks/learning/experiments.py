@@ -28,6 +28,7 @@ def _mapping(budget: str, n_banks: int) -> tuple[Case, ...]:
         "auto": Build(budget, "auto", n_banks, "emb"),
         "learned, WAvg": Build(budget, "search-wavg", n_banks, "emb"),
         "learned, Emb": Build(budget, "search-emb", n_banks, "emb"),
+        "learned, Emb, orthogonal": Build(budget, "search-emb-orthogonal", n_banks, "emb"),
     }
     return tuple(Case(arm, build, WRN28) for arm, build in arms.items())
 

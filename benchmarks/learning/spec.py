@@ -53,7 +53,8 @@ class Build:
     Attributes:
         budget: as for `npas.plan`; None leaves the network dense.
         groups: as for `npas.plan`, or a name of `benchmarks.learning.networks.PATTERNS`, or
-            ``"search-emb"`` and ``"search-wavg"`` (learned, 3.2).
+            ``"search-emb"`` and ``"search-wavg"`` (learned, 3.2), with ``"-orthogonal"`` behind it
+            where the search starts as the paper's does.
         n_banks: number of banks, where ``groups`` leaves it open.
         downsample: as for `npas.plan`.
         start: a name of `benchmarks.learning.starts.STARTS`, ``"default"`` for npas's own.

@@ -128,12 +128,14 @@ def search(
 
     epochs = (batches(task, recipe, seed, epoch) for epoch in range(recipe.epochs))
     assert how.n_banks is not None
+    _, method, *start = how.groups.split("-")
     return npas.search(
         model,
         islice(chain.from_iterable(epochs), steps),
         loss_of,
         groups=how.n_banks,
-        method=how.groups.removeprefix("search-"),
+        method=method,
+        start=start[0] if start else "equal",
         steps=steps,
         optimizer=optimizer,
         callbacks=[lambda _: schedules[0].step()],

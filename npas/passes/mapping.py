@@ -12,7 +12,7 @@ import networkx as nx
 import numpy as np
 
 from npas.errors import NpasError
-from npas.fit_groups import NOTHING, Evidence, from_weights
+from npas.fitting.groups import NOTHING, Evidence, from_weights
 from npas.mapping import Mapping
 from npas.naming import identifier, matches, nearest, select
 from npas.passes.blocks import repeated_blocks

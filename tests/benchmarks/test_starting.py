@@ -12,9 +12,10 @@ import npas
 from benchmarks import starting
 from benchmarks.networks.transformer import transformer
 from benchmarks.networks.wrn import wrn
-from benchmarks.starting import Case, misses, run
+from benchmarks.starting import NETWORKS, Case, misses, run
 from benchmarks.starting_measure import Network, compared, generator, measured, normal
 from benchmarks.starting_plain import coefficients
+from benchmarks.tables import read_markdown
 from npas.bank import banks_of
 
 pytestmark = pytest.mark.pure
@@ -107,3 +108,15 @@ def test_coefficients_are_more_even_than_random_bases() -> None:
         assert row["uneven"] < 0.02
         if row["k"] < row["layers"] <= 16 * row["k"]:
             assert row["ours"] < row["bases"] - 0.1
+
+
+def test_the_committed_table_keeps_what_is_promised() -> None:
+    page = Path(__file__).parents[2] / "docs" / "starting.md"
+    rows = [row for row in read_markdown(page) if "misses" in row]
+    compiled = [row for row in rows if row["banks"] != "-"]
+    assert {row["network"] for row in compiled} == set(NETWORKS) and len(compiled) == 72
+    assert {row["misses"] for row in compiled} == {"none"}
+    for row in compiled:
+        assert float(row["weights"]) < 1.05
+        assert float(row["activations, calibrated"]) < 1.1
+        assert float(row["gradients, calibrated"]) < 2

@@ -10,7 +10,7 @@ from torch import nn
 from npas.bank import Bank, banks_of
 from npas.compiled import state_of
 from npas.errors import NpasError
-from npas.fit_weights import check_weights, fit_weights
+from npas.fitting.weights import check_weights, fit_weights
 from npas.init import initialise
 from npas.kernels.accumulate import sum_dtype
 from npas.naming import nearest

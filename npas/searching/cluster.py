@@ -12,7 +12,7 @@ from torch import nn
 from npas.errors import NpasError, NpasWarning
 from npas.mapping import Learned, Mapping
 from npas.passes.mapping import kmeans, merge_starved
-from npas.search_bank import SearchBank
+from npas.searching.bank import SearchBank
 
 # Starts of k-means, of which the best is taken, and seeds that the number of groups is judged by.
 N_INIT: Any = 10

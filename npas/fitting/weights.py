@@ -8,11 +8,11 @@ import torch
 
 from npas.bank import Bank
 from npas.errors import NpasError, NpasWarning
-from npas.fit_bank import EXACT, ROUNDS, BankFit
-from npas.fit_layer import FitLayer
-from npas.fit_shared import SharedRows
-from npas.fit_start import copied, drawn, held
-from npas.fit_write import write
+from npas.fitting.bank import EXACT, ROUNDS, BankFit
+from npas.fitting.layer import FitLayer
+from npas.fitting.shared import SharedRows
+from npas.fitting.start import copied, drawn, held
+from npas.fitting.write import write
 from npas.init import spread
 from npas.kernels.accumulate import sum_dtype
 from npas.passes.demand import EMBEDDING

@@ -50,7 +50,7 @@ def read_weights(
     Args:
         model: with real weights.
         weights: its layers.
-        importance: as `npas.fit_moments.second_moments` returns it.
+        importance: as `npas.fitting.moments.second_moments` returns it.
 
     Raises:
         NpasError: if a weight is on the meta device, or not finite.

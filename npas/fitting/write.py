@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 
 from npas.bank import Bank
-from npas.fit_bank import BankFit
-from npas.fit_layer import FitLayer
+from npas.fitting.bank import BankFit
+from npas.fitting.layer import FitLayer
 from npas.init import spread
 from npas.plan import LayerPlan
 from npas.report import LayerStart
@@ -22,8 +22,8 @@ def write(
 
     A layer's gain is what would give it the original's scale with coefficients of unit norm, as
     for other starts, and the coefficients carry the rest: their norm says how much of the weight
-    was found. A layer that has nothing but its gain has the fitted scale there. The gains'
-    geometric mean is 1, as always.
+    was found. A layer that has nothing but its gain has the fitted scale, and sign, there. The
+    gains' geometric mean is 1, as always.
 
     Args:
         bank: its parameters are written in place, in their dtype.
@@ -39,7 +39,7 @@ def write(
     names = bank.layer_names()
     needed = [_gain(bank.slot_of(n)[0], fitted.get(n), targets[n], size) for n in names]
     gains = torch.tensor(needed, dtype=torch.float64)
-    mean = gains.log().mean().exp()
+    mean = gains.abs().log().mean().exp()
     bank.theta.copy_(fit.theta * float(mean))
     if bank.mask is not None:
         bank.mask.copy_(fit.mask)
@@ -78,7 +78,7 @@ def _gain(layer: LayerPlan, found: FitLayer | None, target: float, size: float) 
     if found is None:
         fan_in = layer.n / layer.shape[0] if len(layer.shape) > 1 else layer.n
         return fan_in**-0.5 / size
-    return target / size if found.free or found.signed else float(found.factors)
+    return float(found.factors) if found.only_gain else target / size
 
 
 def _kind(layer: LayerPlan, fitted: bool) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from npas.bank import Bank
-from npas.fit_bank import BankFit
-from npas.fit_layer import FitLayer
-from npas.fit_write import read
+from npas.fitting.bank import BankFit
+from npas.fitting.layer import FitLayer
+from npas.fitting.write import read
 from npas.kernels.accumulate import sum_dtype
 
 # A window that has more than this cosine with a weight is taken for one like it.
@@ -31,7 +31,7 @@ def copied(layers: Sequence[FitLayer], bank: Bank, generator: torch.Generator) -
         size = float(target.square().mean().sqrt())
         counts = [int(taken[window].sum()) for window in windows]
         wanted = target[:length]
-        likeness = [_likeness(layer, fit.theta[window], wanted) for window in windows]
+        likeness = [_likeness(fit.theta[window], wanted) for window in windows]
         t = max(range(len(windows)), key=lambda t: (likeness[t] > _ALIKE, -counts[t]))
         if likeness[t] <= _ALIKE:
             free = ~taken[windows[t]]
@@ -69,10 +69,9 @@ def held(layers: Sequence[FitLayer], bank: Bank) -> BankFit:
     )
 
 
-def _likeness(layer: FitLayer, window: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Return the cosine of a window and a weight, of either sign where the factor may have both."""
-    cosine = float(torch.nn.functional.cosine_similarity(window, wanted, dim=0))
-    return abs(cosine) if layer.free or layer.signed else cosine
+def _likeness(window: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Return the cosine of a window and a weight, of either sign."""
+    return abs(float(torch.nn.functional.cosine_similarity(window, wanted, dim=0)))
 
 
 def _empty(layers: Sequence[FitLayer], bank: Bank, generator: torch.Generator) -> BankFit:

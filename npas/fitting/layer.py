@@ -44,9 +44,9 @@ class FitLayer:
         return self.layer.has_coefficients
 
     @property
-    def signed(self) -> bool:
-        """Whether its one factor may be negative: a gain, which is all that some have, may not."""
-        return self.layer.scale
+    def only_gain(self) -> bool:
+        """Whether its one factor is its gain, which is not learned and must not be near 0."""
+        return not self.free and not self.layer.scale
 
     def copy(self) -> "FitLayer":
         """Return the same with factors of its own."""

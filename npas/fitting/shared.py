@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from npas.fit_layer import FitLayer, solve
+from npas.fitting.layer import FitLayer, solve
 from npas.passes.demand import EMBEDDING
 
 # Steps of conjugate gradients for the shared rows in a round.

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from npas.fit_layer import FitLayer, solve
-from npas.fit_shared import SharedRows
+from npas.fitting.layer import FitLayer, solve
+from npas.fitting.shared import SharedRows
 
 # A round that lowers the squared error by less than this share of it is the last.
 TOLERANCE = 3e-3
@@ -111,9 +111,8 @@ class BankFit:
             square, residual = layer.system(self.theta, self.mask)
             now = layer.factors.double()
             best = now + solve(square, residual)
-            if not layer.signed and not layer.free:
-                # From where it is to the best, but not below the least: the error only falls.
-                best = best.clamp_min(min(float(now), self._least(layer, float(square))))
+            if layer.only_gain:
+                best = _not_near_zero(best, now, self._least(layer, float(square)))
             layer.factors = best.to(layer.kept)
 
     def step_masks(self) -> None:
@@ -141,6 +140,17 @@ class BankFit:
             made = layer.weigh(layer.make(direction, self.mask))
             layer.add_to_bank(made, found, self.mask)
         return found
+
+
+def _not_near_zero(best: torch.Tensor, now: torch.Tensor, least: float) -> torch.Tensor:
+    """Return what is nearest to the best gain of those of at least this size, or the one of now.
+
+    The squared error grows with the distance from the best, so that it only falls.
+    """
+    if float(best.abs()) >= least:
+        return best
+    smallest = torch.where(best < 0, -least, least)
+    return smallest if float((smallest - best).abs()) <= float((now - best).abs()) else now
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -17,7 +17,6 @@ from torch import nn
 
 from npas.arguments import check_keywords, check_model
 from npas.budget import parse_budget
-from npas.cluster import check_groups, cluster
 from npas.compiled import subclass
 from npas.errors import NpasError
 from npas.leaf import Source, take_over_all
@@ -29,8 +28,9 @@ from npas.passes.trace import clone_all
 from npas.passes.verify import steady
 from npas.planning import resolve
 from npas.progress import shown
-from npas.search_bank import METHODS, STARTS, SearchBank
-from npas.search_state import (
+from npas.searching.bank import METHODS, STARTS, SearchBank
+from npas.searching.cluster import check_groups, cluster
+from npas.searching.state import (
     Progress,
     load_state,
     save_state,

@@ -1,0 +1,1 @@
+"""Fit pretrained weights by alternating least squares."""
