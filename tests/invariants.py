@@ -343,7 +343,7 @@ def spread(weight: torch.Tensor) -> float:
     """Return the standard deviation, or the root mean square of a constant (but for rounding)."""
     values = weight.detach().double()
     rms, std = float(values.square().mean().sqrt()), float(values.std(correction=0))
-    return std if std > 1e-6 * rms else rms
+    return std if std > 1e-5 * rms else rms
 
 
 def check_start(model: nn.Module, ssn: nn.Module, plan: npas.Plan) -> None:

@@ -1,7 +1,7 @@
 """Fitting pretrained weights: `init="fit"`, `npas.fit`, and the errors in the report."""
 
 import copy
-import io
+import sys
 import warnings
 import weakref
 from itertools import pairwise
@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from torch import is_tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -424,12 +423,10 @@ def test_progress_shows_on_a_terminal_and_nowhere_else(
     npas.fit(stack(), "50%", groups="single")
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
-    screen = io.StringIO()
-    monkeypatch.setattr(
-        "npas.fit_weights.Console", lambda **_: Console(file=screen, force_terminal=True)
-    )
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     npas.fit(stack(), "50%", groups="single")
-    assert "fit b0, round" in screen.getvalue()
+    captured = capsys.readouterr()
+    assert "fit" in captured.err and "b0" in captured.err and captured.out == ""
 
 
 class Live(TorchDispatchMode):

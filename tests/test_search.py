@@ -291,7 +291,14 @@ def test_a_real_interrupt_ends_the_step_and_saves(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "npas", "search", f"{script}:make", "--groups", "2", "--out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     slow = [*command, str(tmp_path / "a.json"), "--kwargs", '{"wait": 0.2}']
-    process = subprocess.Popen(slow, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        slow,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # Whatever runs the tests in the background may have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not (tmp_path / "began").exists():
         assert process.poll() is None
         time.sleep(0.05)

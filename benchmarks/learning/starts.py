@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from npas.bank import Bank, banks_of
+from npas.init import spread
 
 NOISE = 0.1
 
@@ -88,7 +89,7 @@ STARTS = ("default", *MASKS, *COEFFICIENTS)
 
 @torch.no_grad()
 def restart(module: nn.Module, start: str, seed: int) -> None:
-    """Overwrite the masks or the coefficients of a compiled module.
+    """Overwrite the masks or the coefficients of a compiled module; weights keep their scale.
 
     Args:
         module: compiled, with ``downsample="wavg"`` where coefficients are to be set.
@@ -107,6 +108,7 @@ def restart(module: nn.Module, start: str, seed: int) -> None:
 def _set_alphas(
     bank: Bank, draw: Callable[[int, int, torch.Generator], Tensor], generator: torch.Generator
 ) -> None:
+    before = {name: spread(bank.generate(name)) for name in bank.layer_names()}
     slots = [bank.slot_of(name) for name in bank.layer_names()]
     slots = [(layer, place) for layer, place, _ in slots if layer.has_coefficients]
     for k in sorted({layer.k for layer, _ in slots}):
@@ -116,3 +118,6 @@ def _set_alphas(
             drawn = draw(len(places), k, generator)
         for place, alpha in zip(places, drawn, strict=True):
             bank.alpha[place : place + k] = alpha
+    # A layer that shares no element started with the original weight, which is no random bank.
+    for layer, _ in slots:
+        bank.scale_gain(layer.name, before[layer.name] / spread(bank.generate(layer.name)))
