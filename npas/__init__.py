@@ -1,6 +1,6 @@
 """npas: any network within any parameter budget, by sharing parameters between layers."""
 
-from npas.api import compile, compile_, fit, plan
+from npas.api import compile, compile_, plan
 from npas.checkpoint import load, save
 from npas.errors import (
     BudgetError,
@@ -10,7 +10,6 @@ from npas.errors import (
     PlanError,
     TraceError,
 )
-from npas.fit_model import load_dense_
 from npas.inplace import uncompile_
 from npas.mapping import Mapping
 from npas.passes.materialize import dense_state_dict, materialize
@@ -29,9 +28,7 @@ __all__ = [
     "compile",
     "compile_",
     "dense_state_dict",
-    "fit",
     "load",
-    "load_dense_",
     "materialize",
     "param_groups",
     "plan",
