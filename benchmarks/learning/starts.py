@@ -1,7 +1,7 @@
 """Other ways to start masks and coefficients than npas's own, put in place after compile.
 
 Every mask here has a mean square of 1 and every layer's coefficients have unit norm, so that the
-scale at which a weight starts does not change.
+scale at which a weight starts does not change, but for chance in layers of few elements.
 """
 
 import math

@@ -49,7 +49,7 @@ def test_a_quick_run_of_every_kind_and_its_report(
     common = ["--quick", "--experiments", "mapping/11%", "lr_scaling/sgd-11%", "masks/5%"]
     assert main(["run", *common, "--seeds", "1", "--rows", str(kept)]) == 0
     rows = list(read_rows(kept).values())
-    assert len(rows) == 8 + 3 + 5
+    assert len(rows) == 9 + 3 + 5
     for row in rows:
         assert row["key"] == key_of({k: row[k] for k in ("build", "recipe", "seed")})
         assert 0 <= row["accuracy"] <= 1 and len(row["losses"]) == 1
@@ -61,7 +61,7 @@ def test_a_quick_run_of_every_kind_and_its_report(
     printed = capsys.readouterr().out
     assert "learned, Emb" in printed and "power 0.5" in printed and "lacks" not in printed
     assert main(["list", *common, "--rows", str(kept)]) == 0
-    assert "mapping/11%: Who shares with whom, at 11%; 16 runs, 8 to do" in capsys.readouterr().out
+    assert "mapping/11%: Who shares with whom, at 11%; 18 runs, 9 to do" in capsys.readouterr().out
 
 
 def test_the_same_run_gives_the_same_row() -> None:
@@ -203,13 +203,14 @@ def test_starts_keep_the_scale(start: str) -> None:
     before = {n: p.detach().clone() for n, p in ssn.named_parameters()}
     restart(ssn, start, 0)
     moved = {n.rpartition(".")[2] for n, p in ssn.named_parameters() if not p.equal(before[n])}
-    # npas's own random signs may come out as they were only by chance of one in 2^(9 n).
     assert moved == ({"mask"} if start in MASKS else {"alpha"})
     originals = dict(model.named_parameters())
     (bank,) = banks_of(ssn).values()
     for name in bank.layer_names():
+        # A sum of two or four templates of 128 elements has its own chance.
+        chance = 0.3 if originals[name].numel() < 1000 else 0.06
         made = spread(bank.generate(name))
-        assert made == pytest.approx(spread(originals[name]), rel=0.12), name
+        assert made == pytest.approx(spread(originals[name]), rel=chance), name
 
 
 def test_spread_lines_are_farther_apart_than_others() -> None:
