@@ -86,6 +86,19 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "dense",
     ),
     Experiment(
+        "mapping/random",
+        "Chance mappings at 100%, with more seeds",
+        "WRN-28, 14 banks: random groups of even size, and those of the search that starts as the "
+        "paper's, which agree between seeds as little.",
+        (
+            DENSE,
+            *(c for c in _mapping("100%", 14) if c.arm in ("random", "learned, Emb, orthogonal")),
+        ),
+        "dense",
+        also="random",
+        seeds=10,
+    ),
+    Experiment(
         "mapping/11%",
         "Who shares with whom, at 11%",
         "WRN-28, 4 banks, the paper's best number at a low budget (Table 12); manual has its 14. "
