@@ -33,8 +33,9 @@ def param_groups(
 
     A step on a bank moves every weight that is made from it. With ``sharing_power`` a bank's
     learning rate is ``lr / degree ** sharing_power``, where its degree is the elements that are
-    generated from it over its own (at least 1). Powers above 0 made no network learn better than
-    a learning rate that was chosen for it (docs/learning.md), so it is off by default.
+    generated from it over its own (at least 1). With learning rates that were chosen for each, no
+    power above 0 learned measurably better and 1 learned worse (docs/learning.md): it is off by
+    default.
 
     Args:
         module: a compiled module (or any other).

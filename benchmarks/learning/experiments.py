@@ -13,7 +13,7 @@ WRN16 = replace(WRN28, network="wrn-16-1", epochs=3)
 WRN10 = replace(WRN28, network="wrn-10-1", epochs=3)
 DENSE = Case("dense", Build(), WRN28)
 DECAY = {"sgd": 5e-4, "adamw": 1e-2}
-RATES = {"sgd": (0.3, 1.0, 3.0), "adamw": (1e-2, 3e-2, 1e-1)}
+RATES = {"sgd": (0.3, 1.0, 3.0), "adamw": (1e-2, 3e-2, 1e-1, 3e-1)}
 POWERS = (0.0, 0.5, 1.0)
 _REPEATED = "Layers larger than the bank repeat it under masks."
 _COMBINED = "wavg, K = 4 at most."
@@ -84,6 +84,19 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "WRN-28, 14 banks, as many as in the paper's Table 9; emb.",
         (DENSE, *_mapping("100%", 14)),
         "dense",
+    ),
+    Experiment(
+        "mapping/random",
+        "Chance mappings at 100%, with more seeds",
+        "WRN-28, 14 banks: random groups of even size, and those of the search that starts as the "
+        "paper's, which agree between seeds as little.",
+        (
+            DENSE,
+            *(c for c in _mapping("100%", 14) if c.arm in ("random", "learned, Emb, orthogonal")),
+        ),
+        "dense",
+        also="random",
+        seeds=10,
     ),
     Experiment(
         "mapping/11%",

@@ -134,7 +134,9 @@ def test_mistakes_end_with_what_to_do(capsys: pytest.CaptureFixture[str], tmp_pa
 def test_names_of_experiments_and_their_runs() -> None:
     names = [e.name for e in EXPERIMENTS]
     assert len(set(names)) == len(names)
-    assert [e.name for e in select(["mapping"])] == ["mapping/100%", "mapping/11%"]
+    assert [e.name for e in select(["mapping"])] == [
+        *("mapping/100%", "mapping/random", "mapping/11%")
+    ]
     assert {e.name for e in EXPERIMENTS} - {e.name for e in select([])} == {"pilot"}
     for experiment in EXPERIMENTS:
         assert experiment.baseline in experiment.arms
