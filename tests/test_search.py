@@ -19,7 +19,7 @@ from torch import nn
 import npas
 from npas import CheckpointError, Mapping, NpasError, NpasWarning
 from npas.searching.bank import SearchBank, template_shape
-from npas.searching.search import SearchStep
+from npas.searching.loop import SearchStep
 from npas.searching.state import random_states
 
 pytestmark = pytest.mark.pure
