@@ -13,7 +13,7 @@ WRN16 = replace(WRN28, network="wrn-16-1", epochs=3)
 WRN10 = replace(WRN28, network="wrn-10-1", epochs=3)
 DENSE = Case("dense", Build(), WRN28)
 DECAY = {"sgd": 5e-4, "adamw": 1e-2}
-RATES = {"sgd": (0.3, 1.0, 3.0), "adamw": (1e-2, 3e-2, 1e-1, 3e-1)}
+RATES: dict[str, tuple[float, ...]] = {"sgd": (0.3, 1.0, 3.0), "adamw": (1e-2, 3e-2, 1e-1, 3e-1)}
 POWERS = (0.0, 0.5, 1.0)
 _REPEATED = "Layers larger than the bank repeat it under masks."
 _COMBINED = "wavg, K = 4 at most."
