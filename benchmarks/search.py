@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, combinations, product
 from pathlib import Path
 from statistics import mean
@@ -32,6 +33,7 @@ from npas.passes.mapping import kmeans
 from npas.searching.bank import STARTS
 from npas.searching.cluster import representations, search_bank
 
+RECIPE = replace(WRN28, size=16, epochs=6)
 KEPT = Path("build/search.jsonl")
 PAGE = Path("docs/search.md")
 RATES = {"sgd": 0.3, "adamw": 1e-2}
@@ -122,7 +124,7 @@ def main() -> None:
     done = {(row["start"], row["optimizer"], row["seed"]) for row in rows}
     missing = [case for case in product(STARTS, RATES, range(SEEDS)) if case not in done]
     for case in sorted(missing, key=lambda case: case[2]):
-        row = run(WRN28, task_of(WRN28, options.data), *case)
+        row = run(RECIPE, task_of(RECIPE, options.data), *case)
         rows.append(row)
         with KEPT.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
