@@ -8,6 +8,9 @@ from torch import fx, nn
 
 from npas.passes.collect import WeightOp
 
+# Starts of a run that are tried; more are of blocks that are longer than any module.
+_MOST_OFFSETS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
@@ -62,7 +65,8 @@ def repeated_blocks(graph: nx.DiGraph) -> tuple[Repetition, ...]:
     The trace lists operations in the order they run, so copies of a block are runs of equal
     labels; that the i-th operation of one copy maps to the i-th of the next is then checked edge
     by edge, which is the isomorphism itself (no search). Longest coverage first; runs without
-    two copies or without a weight do not count.
+    two copies or without a weight do not count. Where a run may begin at several operations, its
+    copies begin where modules do, as their names tell.
     """
     names = list(graph.nodes)
     index = {name: i for i, name in enumerate(names)}
@@ -74,7 +78,7 @@ def repeated_blocks(graph: nx.DiGraph) -> tuple[Repetition, ...]:
         for name in names
     ]
     weighted = np.cumsum([0, *(len(graph.nodes[name]["weights"]) for name in names)])
-    runs: list[tuple[int, int, int, int]] = []
+    runs: list[tuple[int, int, int, int, int]] = []
     for period in range(1, len(names) // 2 + 1):
         same = np.concatenate(([0], labels[period:] == labels[:-period], [0]))
         edges = np.flatnonzero(np.diff(same))
@@ -82,10 +86,15 @@ def repeated_blocks(graph: nx.DiGraph) -> tuple[Repetition, ...]:
             copies = (end - start) // period + 1
             covered = int(weighted[start + copies * period] - weighted[start])
             if copies >= 2 and covered:
-                runs.append((-covered, period, int(start), int(copies)))
+                slack = int(end - start) % period
+                runs.append((-covered, period, int(start), int(copies), slack))
     taken = np.zeros(len(names), dtype=bool)
     found: list[tuple[int, Repetition]] = []
-    for _, period, start, copies in sorted(runs):
+    held = [graph.nodes[name]["weights"] for name in names]
+    for _, period, first, copies, slack in sorted(runs):
+        if taken[first : first + copies * period].all():
+            continue
+        start = _module_start(held, first, period, copies, min(slack, _MOST_OFFSETS))
         spans = [range(start + c * period, start + (c + 1) * period) for c in range(copies)]
         spans = [s for s in spans if not taken[s.start : s.stop].any()]
         spans = _isomorphic_to_first(spans, inner)
@@ -98,6 +107,33 @@ def repeated_blocks(graph: nx.DiGraph) -> tuple[Repetition, ...]:
             taken[span.start : span.stop] = True
         found.append((start, Repetition(tuple(members))))
     return tuple(repetition for _, repetition in sorted(found, key=lambda item: item[0]))
+
+
+def _module_start(
+    held: list[tuple[str, ...]], first: int, period: int, copies: int, slack: int
+) -> int:
+    """Return where copies begin so that the weights of each share the longest part of their names.
+
+    Args:
+        held: names of the weights that each operation reads.
+        first: where the run begins.
+        period: operations of a copy.
+        copies: how many.
+        slack: operations that the run has besides.
+    """
+
+    def shared(start: int) -> int:
+        total = 0
+        for copy in range(copies):
+            begin = start + copy * period
+            parts = [w.split(".") for weights in held[begin : begin + period] for w in weights]
+            for same in zip(*parts, strict=False):
+                if len(set(same)) > 1:
+                    break
+                total += 1
+        return total
+
+    return max(range(first, first + slack + 1), key=lambda start: (shared(start), -start))
 
 
 def _isomorphic_to_first(spans: list[range], inner: list[tuple[int, ...]]) -> list[range]:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import npas
+from benchmarks.networks.wrn import wrn
 from npas.errors import NpasError, PlanError
 from npas.mapping import Mapping
 from npas.passes.blocks import op_graph
@@ -89,6 +90,44 @@ def test_random_leaves_the_callers_random_state_alone() -> None:
     random.seed(0)
     map_layers("random", request(mlp(4, 4, 4), n_banks=2))
     assert random.random() == expected
+
+
+def test_soft_sharing_is_the_papers_manual_groups_of_a_wrn() -> None:
+    """Stages of four blocks: the six 3x3 convolutions of the last three share (14 groups)."""
+    with torch.device("meta"):
+        model = wrn(28, 10)
+    found = map_layers("soft_sharing", request(model))
+    assert len(found.banks) == 14
+    shared = [layers for layers in found.banks.values() if len(layers) > 1]
+    assert shared == [
+        tuple(f"group{g}.{b}.conv{c}.weight" for b in (1, 2, 3) for c in (1, 2)) for g in (1, 2, 3)
+    ]
+
+
+def test_soft_sharing_tells_shapes_apart() -> None:
+    blocks = [nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 6)) for _ in range(4)]
+    found = map_layers("soft_sharing", request(nn.Sequential(*blocks, nn.Linear(6, 2))))
+    assert list(found.banks.values()) == [
+        tuple(f"{b}.0.weight" for b in range(4)),
+        tuple(f"{b}.2.weight" for b in range(4)),
+        ("4.weight",),
+    ]
+
+
+class TwoRoles(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.query(x) * self.key(x)
+
+
+def test_auto_tells_roles_apart() -> None:
+    """Queries and keys are alike in all but what they are for: no bank holds both."""
+    found = map_layers("auto", request(nn.Sequential(*(TwoRoles() for _ in range(6))), n_banks=4))
+    roles = [{layer.split(".")[1] for layer in layers} for layers in found.banks.values()]
+    assert sorted(map(sorted, roles)) == [["key"], ["key"], ["query"], ["query"]]
 
 
 def test_repeated() -> None:
