@@ -132,6 +132,7 @@ def check_no_dead_parameter(ssn: nn.Module, plan: npas.Plan) -> None:
             for parameter in bank.parameters():
                 # Positive, so that no two contributions cancel.
                 parameter.uniform_(0.5, 1.5)
+        bank.set_gains(bank.gain.abs())  # for the same reason: tied layers differ in sign
         found = _ones_gradients(bank)
         if any(layer.padding_idx is not None for layer in plan.layers_of(name)):
             slots = bank._slots
