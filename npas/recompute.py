@@ -29,7 +29,7 @@ class Generates(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
     """How to make a generated weight again.
 
@@ -45,17 +45,25 @@ class Recipe:
     versions: tuple[int, ...]
     name: str
 
-    def __call__(self) -> torch.Tensor:
-        """Make the weight again.
+    def check(self) -> None:
+        """Check that the sources are what they were.
 
         Raises:
-            RuntimeError: if a source was changed in place since.
+            RuntimeError: if one was changed in place since.
         """
         if tuple(source._version for source in self.sources) != self.versions:
             raise RuntimeError(
                 f"the bank of {self.name} was changed in place between forward and backward; call "
                 "backward before optimizer.step(), or compile with recompute=False"
             )
+
+    def __call__(self) -> torch.Tensor:
+        """Make the weight again.
+
+        Raises:
+            RuntimeError: if a source was changed in place since.
+        """
+        self.check()
         with torch.no_grad():
             return self.make()
 
@@ -232,18 +240,47 @@ class _Kept:
     outer: bool
 
 
+class _MadeAgain:
+    """Weights of one forward pass that are made again; it lives as long as the pass's graph."""
+
+    def __init__(self) -> None:
+        self._saved: dict[Recipe, int] = {}
+        self._left: dict[Recipe, int] = {}
+        self._held: dict[Recipe, torch.Tensor] = {}
+
+    def note(self, recipe: Recipe) -> None:
+        """Count an operation that saves the weight."""
+        self._saved[recipe] = self._saved.get(recipe, 0) + 1
+
+    def get(self, recipe: Recipe) -> torch.Tensor:
+        """Return the weight, and hold it while operations are left that need it."""
+        left = self._left.pop(recipe, self._saved[recipe]) - 1
+        weight = self._held.pop(recipe, None)
+        if weight is None:
+            weight = recipe()
+        else:
+            recipe.check()
+        if left > 0:  # otherwise a retained graph begins again
+            self._held[recipe], self._left[recipe] = weight, left
+        return weight
+
+
 @contextlib.contextmanager
 def recompute_scope(live: LiveWeights) -> Iterator[None]:
     """Save recipes instead of generated weights in every operation run inside.
 
-    Other tensors go to the hooks that were active outside (activation checkpointing, offloading),
-    or are kept as they are, with autograd's own check for changes in place.
+    A weight that several operations save (each step of a recurrent layer) is made again once and
+    held from the first of them that needs it to the last. Other tensors go to the hooks that were
+    active outside (activation checkpointing, offloading), or are kept as they are, with autograd's
+    own check for changes in place.
     """
     outer = _outer_hooks()
+    again = _MadeAgain()
 
     def pack(tensor: torch.Tensor) -> _Packed | _Kept:
         recipe = live.find(tensor)
         if recipe is not None:
+            again.note(recipe)
             return _Packed(recipe, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
         if outer is not None:
             return _Kept(outer[0](tensor), 0, outer=True)
@@ -251,7 +288,7 @@ def recompute_scope(live: LiveWeights) -> Iterator[None]:
 
     def unpack(packed: _Packed | _Kept) -> torch.Tensor:
         if isinstance(packed, _Packed):
-            return packed.recipe().as_strided(packed.size, packed.stride, packed.offset)
+            return again.get(packed.recipe).as_strided(packed.size, packed.stride, packed.offset)
         if packed.outer:
             assert outer is not None
             return outer[1](packed.value)

@@ -14,6 +14,7 @@ from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 import npas
 from npas.bank import Bank
@@ -187,6 +188,19 @@ def test_recompute_as_training_goes_on() -> None:
             optimizer.step()
         states.append(ssn.state_dict())
     assert_same(*states)
+
+
+def test_a_weight_that_every_step_uses_is_made_again_once_a_backward_pass() -> None:
+    gru = nn.GRU(8, 8)
+    plan = npas.plan(gru, "200%", groups="single")
+    assert all(layer.k > 1 for layer in plan.layers)
+    ssn = npas.compile(gru, plan=plan, recompute=True)
+    loss = ssn(torch.randn(5, 3, 8, requires_grad=True))[0].square().mean()
+    for retain in (True, False):
+        with FlopCounterMode(display=False) as counter:
+            loss.backward(retain_graph=retain)
+        counts = counter.get_flop_counts()["Global"]
+        assert counts[torch.ops.npas.combine] == 2 * plan.generation_macs
 
 
 def test_two_backward_passes_through_one_graph() -> None:
