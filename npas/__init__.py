@@ -2,6 +2,7 @@
 
 from npas.api import compile, compile_, fit, plan
 from npas.checkpoint import load, save
+from npas.counting import count
 from npas.errors import (
     BudgetError,
     CheckpointError,
@@ -31,6 +32,7 @@ __all__ = [
     "cluster",
     "compile",
     "compile_",
+    "count",
     "dense_state_dict",
     "fit",
     "load",

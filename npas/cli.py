@@ -1,4 +1,4 @@
-"""The command line: plan, search, explain, diff, check."""
+"""The command line: plan, count, search, explain, diff, check."""
 
 import argparse
 import importlib.util
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from npas.errors import BudgetError, NpasError, PlanError, TraceError
 from npas.mapping import Mapping
@@ -53,25 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from npas.api import plan
-
     _check_outputs(arguments.out, arguments.plot)
-    model = load_model(arguments.model, _kwargs(arguments.kwargs))
-    inputs = [parse_input(text) for text in arguments.input]
-    result = plan(
-        model,
-        arguments.budget,
-        groups=_groups(arguments.groups),
-        n_banks=arguments.n_banks,
-        k=arguments.k,
-        downsample=arguments.downsample,
-        upsample=arguments.upsample,
-        seed=arguments.seed,
-        target_modules=arguments.target_modules,
-        ignored_modules=arguments.ignored_modules,
-        example_inputs=tuple(value for name, value in inputs if name is None),
-        example_kwargs={name: value for name, value in inputs if name is not None} or None,
-    )
+    result = _planned(arguments)[1]
     if arguments.out:
         result.save(arguments.out)
     if arguments.plot:
@@ -83,6 +67,49 @@ def _plan(arguments: argparse.Namespace) -> int:
         console.print(result.table())
         console.print(result.summary())
     return OK
+
+
+def _count(arguments: argparse.Namespace) -> int:
+    from npas.counting import count
+    from npas.counting_view import count_json, count_table
+
+    batches = [_whole("--batch", text) for text in arguments.batch.split(",")]
+    if min(batches) < 1:
+        raise NpasError(f"--batch {arguments.batch!r} must be whole numbers of at least 1")
+    model, plan, inputs = _planned(arguments)
+    found = count(model, plan, *inputs)
+    if arguments.json:
+        sys.stdout.write(json.dumps(count_json(found, batches), indent=1) + "\n")
+    else:
+        _console().print(count_table(found, batches))
+    return OK
+
+
+def _planned(
+    arguments: argparse.Namespace,
+) -> tuple[nn.Module, Plan, tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Return the model, its plan, and the example inputs by position and by name."""
+    from npas.api import plan
+
+    model = load_model(arguments.model, _kwargs(arguments.kwargs))
+    inputs = [parse_input(text) for text in arguments.input]
+    args = tuple(value for name, value in inputs if name is None)
+    kwargs = {name: value for name, value in inputs if name is not None}
+    result = plan(
+        model,
+        arguments.budget,
+        groups=_groups(arguments.groups),
+        n_banks=arguments.n_banks,
+        k=arguments.k,
+        downsample=arguments.downsample,
+        upsample=arguments.upsample,
+        seed=arguments.seed,
+        target_modules=arguments.target_modules,
+        ignored_modules=arguments.ignored_modules,
+        example_inputs=args,
+        example_kwargs=kwargs or None,
+    )
+    return model, result, (args, kwargs)
 
 
 def _search(arguments: argparse.Namespace) -> int:
@@ -182,7 +209,8 @@ def _whole(option: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise NpasError(f"{option} {text!r} must be a whole number or auto") from None
+        auto = " or auto" if option == "--groups" else ""
+        raise NpasError(f"{option} {text!r} must be a whole number{auto}") from None
 
 
 def _console() -> Console:
@@ -225,26 +253,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     plan = commands.add_parser("plan", help="decide which layers share which parameters")
-    plan.add_argument("model", help=_MODEL_HELP)
-    plan.add_argument("--budget", required=True, help="10%%, 0.1, 4M, 16MiB, 4x, largest")
-    plan.add_argument(
-        "--groups",
-        default="auto",
-        help="auto, own, single, random, by_shape, repeated, soft_sharing, a JSON object of "
-        "patterns, or a mapping file (.json)",
-    )
-    plan.add_argument("--n-banks", type=int, help="number of banks for auto and random")
-    plan.add_argument("--k", type=int, help="most templates a layer may have")
-    plan.add_argument("--downsample", default="wavg", help=", ".join(DOWNSAMPLE))
-    plan.add_argument("--upsample", default="mask", help=", ".join(UPSAMPLE))
-    plan.add_argument("--seed", type=int, default=0)
-    plan.add_argument("--target-modules", nargs="+", metavar="PATTERN", help="allocate only these")
-    plan.add_argument("--ignored-modules", nargs="+", metavar="PATTERN", help="leave these out")
-    plan.add_argument("--input", action="append", default=[], metavar="[NAME=]DTYPE:SIZES")
-    plan.add_argument("--kwargs", default="{}", help="JSON arguments for the callable")
+    _add_plan_arguments(plan)
     plan.add_argument("--out", help="write the plan to this file")
     plan.add_argument("--plot", metavar="FILE", help="draw the plan (.png, .svg, .pdf)")
     plan.set_defaults(run=_plan)
+
+    count = commands.add_parser(
+        "count", help="what a plan costs: parameters by kind, multiply-accumulates, overhead"
+    )
+    _add_plan_arguments(count)
+    count.add_argument("--batch", default="1,64", help="batch sizes, with commas; 1,64 by default")
+    count.set_defaults(run=_count)
 
     search = commands.add_parser("search", help="learn which layers share, by a short training")
     search.add_argument(
@@ -289,6 +308,28 @@ def _parser() -> argparse.ArgumentParser:
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="pure JSON on stdout")
     return parser
+
+
+def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help=_MODEL_HELP)
+    parser.add_argument("--budget", required=True, help="10%%, 0.1, 4M, 16MiB, 4x, largest")
+    parser.add_argument(
+        "--groups",
+        default="auto",
+        help="auto, own, single, random, by_shape, repeated, soft_sharing, a JSON object of "
+        "patterns, or a mapping file (.json)",
+    )
+    parser.add_argument("--n-banks", type=int, help="number of banks for auto and random")
+    parser.add_argument("--k", type=int, help="most templates a layer may have")
+    parser.add_argument("--downsample", default="wavg", help=", ".join(DOWNSAMPLE))
+    parser.add_argument("--upsample", default="mask", help=", ".join(UPSAMPLE))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--target-modules", nargs="+", metavar="PATTERN", help="allocate only these"
+    )
+    parser.add_argument("--ignored-modules", nargs="+", metavar="PATTERN", help="leave these out")
+    parser.add_argument("--input", action="append", default=[], metavar="[NAME=]DTYPE:SIZES")
+    parser.add_argument("--kwargs", default="{}", help="JSON arguments for the callable")
 
 
 if __name__ == "__main__":

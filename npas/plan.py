@@ -172,6 +172,18 @@ class Plan:
         return self.n_fixed + sum(cost.total for cost in self.costs.values())
 
     @property
+    def params(self) -> MappingType[str, int]:
+        """Trainable parameters by what they are; they add up to `n_params`."""
+        costs = self.costs.values()
+        return {
+            "banks": sum(cost.elements for cost in costs),
+            "coefficients": sum(cost.coefficients + cost.scales for cost in costs),
+            "layer embeddings": sum(cost.embeddings + cost.projection for cost in costs),
+            "masks": sum(cost.masks for cost in costs),
+            "kept as they are": self.n_fixed,
+        }
+
+    @property
     def n_macs(self) -> int | None:
         """Multiply-accumulates per sample in which the layers take part, where known."""
         counts = [layer.macs for layer in self.layers]

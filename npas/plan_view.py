@@ -31,16 +31,8 @@ def plan_table(plan: Plan) -> Table:
 
 def plan_summary(plan: Plan) -> str:
     """Return the plan in a few lines: the budget, and where its parameters are."""
-    costs = plan.costs.values()
-    parts = {
-        "banks": sum(c.elements for c in costs),
-        "coefficients": sum(c.coefficients + c.scales for c in costs),
-        "layer embeddings": sum(c.embeddings + c.projection for c in costs),
-        "masks": sum(c.masks for c in costs),
-        "kept as they are": plan.n_fixed,
-    }
     lines = [_title(plan), ""]
-    lines += [f"  {n:>13,}  {name}" for name, n in parts.items() if n]
+    lines += [f"  {n:>13,}  {name}" for name, n in plan.params.items() if n]
     if plan.n_macs:
         share = plan.generation_macs / plan.n_macs
         lines += [

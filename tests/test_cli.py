@@ -296,6 +296,28 @@ def test_plan_is_what_the_api_plans(inside: Run, arguments: list[str]) -> None:
     assert (plan.n_macs is not None) == ("--input" in arguments)
 
 
+def test_count(inside: Run) -> None:
+    arguments = ["count", "cli_nets:mlp", "--budget", "50%", "--input", "float32:2x8"]
+    done = inside(*arguments, "--batch", "1,8", "--json")
+    assert done.code == 0, done
+    found = json.loads(done.out)
+    assert sum(found["params"].values()) == found["n_params"] <= found["budget_params"]
+    for row in found["rows"]:
+        assert row["total_macs"] == found["macs"] + row["generation_macs"]
+        assert row["overhead"] == pytest.approx(row["generation_macs"] / found["macs"], abs=1e-4)
+    made = {(row["mode"], row["batch"]): row["generation_macs"] for row in found["rows"]}
+    assert made["train", 1] == 8 * made["train", 8] > 0 == made["eval", 1]
+    table = inside(*arguments).err
+    assert f"{found['macs']:,}" in table and f"{found['n_params']:,}" in table
+    assert "--input" in inside(*arguments[:4]).err
+
+
+@pytest.mark.parametrize("batch", ["0", "two", "1,", "1,-2"])
+def test_count_refuses_batches(inside: Run, batch: str) -> None:
+    done = inside("count", "cli_nets:mlp", "--budget", "50%", "--batch", batch)
+    assert done.code == 2 and "--batch" in done.err and done.out == ""
+
+
 def test_a_file_of_models(inside: Run) -> None:
     """With a dataclass in it, which looks its own module up."""
     for path in ("cli_nets.py", "./cli_nets.py"):
@@ -462,7 +484,15 @@ def test_usage(inside: Run, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["plan", "-h"], ["explain", "-h"], ["diff", "-h"], ["check", "-h"]]
+    "arguments",
+    [
+        ["--help"],
+        ["plan", "-h"],
+        ["count", "-h"],
+        ["explain", "-h"],
+        ["diff", "-h"],
+        ["check", "-h"],
+    ],
 )
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

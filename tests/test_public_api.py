@@ -26,6 +26,7 @@ NAMES = [
     "cluster",
     "compile",
     "compile_",
+    "count",
     "dense_state_dict",
     "fit",
     "load",
@@ -57,6 +58,7 @@ SIGNATURES = {
         "model, budget=None, *, plan=None, init='random', backend='auto', schedule='auto', "
         "recompute='auto', calibrate=None, fit_batches=None, **plan_arguments"
     ),
+    "count": "model, plan, example_inputs=(), example_kwargs=None",
     "dense_state_dict": "ssn",
     "fit": "model, budget=None, *, batches=None, **arguments",
     "load_dense_": "ssn, state_dict",

@@ -156,7 +156,7 @@ def collect(
     owners = _owners(model)
     uses = weight_uses(trace, names)
     consumers = _consumer_kinds(trace)
-    seen: dict[str, Use] = {}
+    seen: Mapping[str, Use] = {}
     if example_inputs or example_kwargs:
         seen = _watch(model, trace, names, example_inputs, example_kwargs or {})
     weights: list[WeightOp] = []
@@ -222,7 +222,7 @@ def _watch(
     names: Sequence[tuple[nn.Parameter, list[str]]],
     example_inputs: Sequence[Any],
     example_kwargs: Mapping[str, Any],
-) -> dict[str, Use]:
+) -> Mapping[str, Use]:
     """Return what a run does with each weight.
 
     Where fx has no graph it is in training mode, which reads what evaluation leaves out, such as an
@@ -231,10 +231,11 @@ def _watch(
     first = [every[0] for _, every in names]
     if trace.front_end == "structure":
         with contextlib.suppress(NpasError):
-            seen = watch(model, first, example_inputs, example_kwargs, training=True)
-            if seen is not None:
-                return seen
-    return watch(model, first, example_inputs, example_kwargs) or {}
+            run = watch(model, first, example_inputs, example_kwargs, training=True)
+            if run is not None:
+                return run.uses
+    run = watch(model, first, example_inputs, example_kwargs)
+    return {} if run is None else run.uses
 
 
 def _names(model: nn.Module) -> list[tuple[nn.Parameter, list[str]]]:

@@ -38,11 +38,28 @@ class Use:
         macs: multiply-accumulates per sample.
         reads: operators that read it, views excepted.
         kind: what the first of them makes of it (``"linear"``, ...), or None.
+        lookups: those of the reads that look up rows of it.
+        rows: rows that they look up per sample.
     """
 
     macs: int = 0
     reads: int = 0
     kind: str | None = None
+    lookups: int = 0
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run of a model does.
+
+    Attributes:
+        uses: weight -> what was done with it.
+        macs: multiply-accumulates per sample, those between activations (attention) included.
+    """
+
+    uses: Mapping[str, Use]
+    macs: int
 
 
 def watch(
@@ -53,7 +70,7 @@ def watch(
     *,
     training: bool = False,
     hooks: bool = False,
-) -> dict[str, Use] | None:
+) -> Run | None:
     """Run a model once on meta tensors and see what becomes of each weight.
 
     An aten operator is booked to the weight whose storage it reads, so views (transposed, chunked)
@@ -68,7 +85,7 @@ def watch(
         hooks: whether to keep the model's hooks; without them if it runs so: they may be anything.
 
     Returns:
-        name -> use; None where the model does not run on meta tensors.
+        What was done with the weights; None where the model does not run on meta tensors.
 
     Raises:
         NpasError: if the inputs do not fit the model.
@@ -102,7 +119,8 @@ def watch(
         ) from error
     for use in counter.uses.values():
         use.macs //= samples
-    return counter.uses
+        use.rows //= samples
+    return Run(counter.uses, counter.macs // samples)
 
 
 class _Counter(TorchDispatchMode):
@@ -110,6 +128,7 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self._owners = owners
         self.uses = {name: Use() for name in owners.values()}
+        self.macs = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -127,11 +146,16 @@ class _Counter(TorchDispatchMode):
             macs = _trilinear_macs(*args)
         elif formula is not None:
             macs = formula(*args, **kwargs, out_val=out) // 2
+        self.macs += macs
+        kind = _kind(func, args)
         for name in read:
             use = self.uses[name]
             use.macs += macs
             use.reads += 1
-            use.kind = use.kind or _kind(func, args)
+            use.kind = use.kind or kind
+            if kind == "embedding":
+                use.lookups += 1
+                use.rows += args[1].numel()
         return out
 
     def _weights(self, *values: Any) -> set[str]:

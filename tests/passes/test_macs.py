@@ -15,8 +15,8 @@ pytestmark = pytest.mark.pure
 
 def macs(model: nn.Module, *inputs: torch.Tensor, **kwargs: Any) -> dict[str, int | None]:
     names = [name for name, p in model.named_parameters() if p.dim() >= 2]
-    uses = watch(model, names, inputs, kwargs)
-    return dict.fromkeys(names) if uses is None else {name: uses[name].macs for name in names}
+    run = watch(model, names, inputs, kwargs)
+    return dict.fromkeys(names) if run is None else {name: run.uses[name].macs for name in names}
 
 
 def test_linear_is_in_times_out_per_row() -> None:
