@@ -158,6 +158,26 @@ def test_errors_are_printed_with_two_decimals_and_scores_with_one():
             assert places == 1
 
 
+@pytest.mark.parametrize("table", ["1", "5", "6", "8", "10", "11", "15", "16"])
+def test_an_ssn_stands_beside_its_rival(table: str):
+    # The same task, measure and budget, on the same network. At 100% the rival is the network.
+    rivals = {
+        (r.network, r.task, r.measure, r.budget)
+        for method in ("reduced", "hypernetwork", "dense")
+        for r in rows(table, method=method)
+    }
+    ours = [r for r in rows(table) if r.method.startswith("ssn")]
+    lone = {r.label for r in ours if (r.network, r.task, r.measure, r.budget) not in rivals}
+    assert ours and lone == ({"SSN-WRN-76-12-9M"} if table == "15" else set())
+
+
+def test_labels_name_their_network():
+    named = {(row.label.lower().removeprefix("ssn-"), row.network) for row in rows()}
+    named = {(label, network) for label, network in named if label in NETWORKS}
+    assert len(named) == 15
+    assert all(label == network for label, network in named)
+
+
 @pytest.mark.parametrize(("part", "whole"), [("5", "8"), ("7", "9")])
 def test_a_shorter_table_repeats_the_longer(part: str, whole: str):
     for row in rows(part):
