@@ -1,0 +1,79 @@
+"""What holds for every peer."""
+
+import pytest
+import torch
+
+from benchmarks.peers import PEERS, PeerError, TooSmall, peer
+from benchmarks.peers.base import largest, n_params
+from tests.benchmarks.peers.networks import Spec, losses, wide
+
+pytestmark = pytest.mark.pure
+
+NAMES = ("hypernetwork",)
+
+
+def test_the_peers() -> None:
+    assert tuple(PEERS) == NAMES
+    assert all(peer(name).name == name for name in NAMES)
+
+
+def test_an_unknown_peer() -> None:
+    with pytest.raises(KeyError, match=r"no peer 'hypernet' .*hypernetwork"):
+        peer("hypernet")
+
+
+def network(name: str) -> Spec:
+    del name
+    return wide(16, 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("share", [0.6, 0.8, 0.95])
+def test_a_peer_is_within_the_budget(name: str, share: float) -> None:
+    spec = network(name)
+    with torch.device("meta"):
+        budget = int(share * n_params(spec.make()))
+        built = peer(name).build(spec, budget)
+    assert 0.3 * budget < built.n_params <= budget
+    assert built.note
+    assert built.module(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_peers_minimum_is_met_and_one_less_is_not(name: str) -> None:
+    spec = network(name)
+    with torch.device("meta"):
+        with pytest.raises(TooSmall, match="its minimum is") as caught:
+            peer(name).build(spec, 10)
+        minimum = caught.value.minimum
+        assert f"{minimum:,}" in str(caught.value) and spec.name in str(caught.value)
+        assert isinstance(caught.value, PeerError)
+        assert peer(name).build(spec, minimum).n_params <= minimum
+        with pytest.raises(TooSmall):
+            peer(name).build(spec, minimum - 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_peer_trains(name: str) -> None:
+    torch.manual_seed(0)
+    spec = network(name)
+    built = peer(name).build(spec, int(0.8 * n_params(spec.make())))
+    before = {n: p.detach().clone() for n, p in built.module.named_parameters()}
+    found = losses(built.module, torch.randn(6, 3, 8, 8))
+    assert found[-1] < 0.7 * found[0]
+    still = [n for n, p in built.module.named_parameters() if torch.equal(p, before[n])]
+    assert not still, "a parameter that never moves is not used"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_peer_on_wrn_28_10_allocates_nothing(name: str) -> None:
+    with torch.device("meta"):
+        built = peer(name).build(wide(28, 10), 20_000_000)
+    assert all(p.is_meta for p in built.module.parameters())
+    assert all(b.is_meta for b in built.module.buffers())
+    assert built.n_params <= 20_000_000
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 99, 100])
+def test_largest(limit: int) -> None:
+    assert largest(1, 100, lambda n: n <= limit) == limit
