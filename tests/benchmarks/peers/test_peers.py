@@ -9,7 +9,7 @@ from tests.benchmarks.peers.networks import Spec, losses, wide
 
 pytestmark = pytest.mark.pure
 
-NAMES = ("hypernetwork",)
+NAMES = ("hypernetwork", "soft_sharing")
 
 
 def test_the_peers() -> None:
@@ -24,7 +24,7 @@ def test_an_unknown_peer() -> None:
 
 def network(name: str) -> Spec:
     del name
-    return wide(16, 2)
+    return wide(22, 2)
 
 
 @pytest.mark.parametrize("name", NAMES)
