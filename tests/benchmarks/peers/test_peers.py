@@ -9,7 +9,7 @@ from tests.benchmarks.peers.networks import Spec, losses, wide
 
 pytestmark = pytest.mark.pure
 
-NAMES = ("hypernetwork", "soft_sharing")
+NAMES = ("hypernetwork", "soft_sharing", "lcnn")
 
 
 def test_the_peers() -> None:

@@ -157,8 +157,8 @@ def _templates(name: str) -> str:
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
     # In float64 sums of another order differ by less than 1e-12 of what is summed. In float32 they
-    # do by some 1e-7 a sum, which twenty normalised layers and their gradients carry on.
-    [(torch.float64, 1e-12), (torch.float32, 2e-4)],
+    # do by some 1e-7 a sum, which twenty layers carry on.
+    [(torch.float64, 1e-12), (torch.float32, 1e-5)],
 )
 def test_npas_with_the_same_numbers_is_equal(k: int, dtype: torch.dtype, tolerance: float) -> None:
     torch.manual_seed(0)
