@@ -1,13 +1,24 @@
 """The methods that npas is compared with, each written from its paper, a file each."""
 
-from benchmarks.peers import hypernetwork, lcnn, soft_sharing
+from benchmarks.peers import albert, hypernetwork, lcnn, low_rank, reduced, soft_sharing
 from benchmarks.peers.base import Built, Network, Peer, PeerError, TooSmall
 from npas.naming import nearest
 
 __all__ = ["PEERS", "Built", "Network", "Peer", "PeerError", "TooSmall", "peer"]
 
 #: name -> peer.
-PEERS: dict[str, Peer] = {p.name: p for p in (hypernetwork.PEER, soft_sharing.PEER, lcnn.PEER)}
+PEERS: dict[str, Peer] = {
+    peer.name: peer
+    for peer in (
+        hypernetwork.PEER,
+        soft_sharing.PEER,
+        lcnn.PEER,
+        albert.PEER,
+        reduced.WIDTH,
+        reduced.DEPTH,
+        low_rank.PEER,
+    )
+}
 
 
 def peer(name: str) -> Peer:
