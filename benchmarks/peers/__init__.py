@@ -1,6 +1,6 @@
 """The methods that npas is compared with, each written from its paper, a file each."""
 
-from benchmarks.peers import albert, hypernetwork, lcnn, low_rank, reduced, soft_sharing
+from benchmarks.peers import albert, hypernetwork, lcnn, low_rank, naive, reduced, soft_sharing
 from benchmarks.peers.base import Built, Network, Peer, PeerError, TooSmall
 from npas.naming import nearest
 
@@ -16,6 +16,7 @@ PEERS: dict[str, Peer] = {
         albert.PEER,
         reduced.WIDTH,
         reduced.DEPTH,
+        naive.PEER,
         low_rank.PEER,
     )
 }

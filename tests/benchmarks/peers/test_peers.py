@@ -21,6 +21,7 @@ NAMES = (
     "albert",
     "reduced_width",
     "reduced_depth",
+    "parametrize",
     "low_rank",
 )
 
