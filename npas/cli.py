@@ -316,8 +316,8 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--groups",
         default="auto",
-        help="auto, own, single, random, by_shape, repeated, soft_sharing, a JSON object of "
-        "patterns, or a mapping file (.json)",
+        help="auto, own, single, random, by_shape, repeated, albert (as repeated), soft_sharing, "
+        "fit, a JSON object of patterns, or a mapping file (.json)",
     )
     parser.add_argument("--n-banks", type=int, help="number of banks for auto and random")
     parser.add_argument("--k", type=int, help="most templates a layer may have")

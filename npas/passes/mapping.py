@@ -112,6 +112,14 @@ def _by_shape(request: MapRequest) -> _Clusters:
 
 
 def _repeated(request: MapRequest) -> _Clusters:
+    """Let weights share that stand at the same place of blocks that repeat in a row.
+
+    This is the cross-layer sharing of ALBERT (Lan et al., 2020, section 3.1), and so has that name
+    too. A mapping does not say how large banks are: every bank gets the same share of its weights.
+    Repeated blocks have one weight a place, as in ALBERT, where the budget is ``"largest"``, all
+    blocks repeat as often, and what stands in no block is in ``ignored_modules``. Biases and norms
+    stay each layer's own, which ALBERT shares as well.
+    """
     groups: _Clusters = []
     placed: set[str] = set()
     for number, repetition in enumerate(repeated_blocks(request.graph)):
@@ -275,6 +283,7 @@ STRATEGIES: dict[str, Callable[[MapRequest], _Clusters]] = {
     "random": _random,
     "by_shape": _by_shape,
     "repeated": _repeated,
+    "albert": _repeated,
     "soft_sharing": _soft_sharing,
     "fit": _fit,
 }

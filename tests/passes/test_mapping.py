@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import npas
+from benchmarks.networks.transformer import transformer
 from benchmarks.networks.wrn import wrn
 from npas.errors import NpasError, PlanError
 from npas.mapping import Mapping
@@ -140,6 +141,31 @@ def test_repeated() -> None:
     }
     assert "repeats 3 times" in found.reasons["b0"]
     assert found.reasons["b2"] == "in no repeated block: its own bank"
+
+
+def test_albert_is_one_weight_for_each_place_of_a_block() -> None:
+    """At budget "largest", with what stands in no block ignored: nothing is left or stretched."""
+    with torch.device("meta"):
+        model = transformer(vocab=50, dim=32, depth=4, heads=2, max_len=8, causal=False)
+    parts = ("attention.q", "attention.k", "attention.v", "attention.out", "up", "down")
+    alone = ["embedding", "positions", "head"]
+    plan = npas.plan(model, "largest", groups="albert", ignored_modules=alone)
+    assert plan.groups == "albert"
+    assert [bank.layers for bank in plan.banks] == [
+        tuple(f"blocks.{block}.{part}.weight" for block in range(4)) for part in parts
+    ]
+    for bank in plan.banks:
+        layers = plan.layers_of(bank.name)
+        assert {(layer.base, layer.k, layer.n) for layer in layers} == {(0, 1, bank.size)}
+
+
+def test_albert_leaves_what_repeats_nowhere_alone() -> None:
+    blocks = [nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)) for _ in range(3)]
+    asked = request(nn.Sequential(nn.Linear(3, 4), *blocks))
+    found = map_layers("albert", asked)
+    assert found.banks == map_layers("repeated", asked).banks
+    assert found.source == "albert"
+    assert found.banks["b2"] == ("0.weight",)
 
 
 @pytest.mark.parametrize("strategy", list(STRATEGIES))

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+import npas
 from benchmarks.networks.transformer import transformer
 from benchmarks.networks.wrn import wrn
 from benchmarks.peers import PeerError, TooSmall
 from benchmarks.peers.albert import build, runs, share_blocks
 from benchmarks.peers.base import n_params
+from npas.bank import banks_of
 from tests.benchmarks.peers.networks import Spec, mlp
 
 pytestmark = pytest.mark.pure
@@ -84,3 +86,50 @@ def test_the_budget_chooses_nothing() -> None:
 def test_what_it_does_not_apply_to() -> None:
     with pytest.raises(PeerError, match="in mlp"):
         build(mlp(), 1000)
+
+
+def test_npas_with_the_same_numbers_is_equal() -> None:
+    """The weights are shared alike; norms and biases npas keeps a layer each.
+
+    Given equal numbers, those have gradients that sum up to the gradient of the one that is shared.
+    """
+    torch.manual_seed(0)
+    module = encoder().double()
+    peer = share_blocks(copy.deepcopy(module)).module
+    alone = ["embedding", "positions", "head"]
+    ssn = npas.compile(module, "largest", groups="albert", ignored_modules=alone)
+    dense = dict(peer.named_parameters(remove_duplicate=False))
+    kept = {name: p for name, p in ssn.named_parameters() if name in dense}
+    with torch.no_grad():
+        for name, parameter in kept.items():
+            parameter.copy_(dense[name])
+        for bank in banks_of(ssn).values():
+            bank.theta.copy_(dense[bank.layer_names()[0]].flatten())
+            bank.set_gains(torch.ones(4))
+    ids = torch.randint(50, (3, 8))
+    ours, theirs = ssn(ids), peer(ids)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    probe = torch.randn_like(ours)
+    (ours * probe).sum().backward()
+    (theirs * probe).sum().backward()
+
+    def near(found: torch.Tensor | None, shared: nn.Parameter) -> None:
+        assert found is not None and shared.grad is not None
+        torch.testing.assert_close(found.view_as(shared), shared.grad, rtol=1e-12, atol=1e-12)
+
+    for bank in banks_of(ssn).values():
+        near(bank.theta.grad, dense[bank.layer_names()[0]])
+    # Every parameter of the peer, and the sum over those of npas that have its numbers.
+    summed: dict[int, torch.Tensor] = {}
+    for name, parameter in kept.items():
+        assert parameter.grad is not None
+        shared = id(dense[name])
+        summed[shared] = summed.get(shared, torch.zeros_like(parameter)) + parameter.grad
+    for parameter in peer.parameters():
+        if id(parameter) in summed:
+            near(summed.pop(id(parameter)), parameter)
+    assert not summed
+    n_own = n_params(module.get_submodule("blocks.0")) - sum(
+        bank.theta.numel() for bank in banks_of(ssn).values()
+    )
+    assert n_params(ssn) == n_params(peer) + 3 * n_own
