@@ -1,5 +1,6 @@
 """What every peer shares: the interface, its errors, and how weights are replaced."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -95,8 +96,12 @@ def n_params(module: nn.Module) -> int:
 
 
 def label(network: Network) -> str:
-    """Return what a message calls a network: its name if it has one."""
-    return str(getattr(network, "name", None) or type(network).__name__)
+    """Return what a message calls a network: its name, or else the class of what it makes."""
+    name = getattr(network, "name", None)
+    if name is None:
+        with torch.device("meta"):
+            name = type(network.make()).__name__
+    return str(name)
 
 
 def too_small(peer: str, network: Network, budget: int, minimum: int, why: str) -> TooSmall:
@@ -165,6 +170,13 @@ def replace(module: nn.Module, name: str, new: nn.Module) -> None:
 def named(module: nn.Module, kind: type[nn.Module]) -> dict[str, Any]:
     """Return the children of exactly one type, at any depth, by name.
 
-    Subclasses are left alone: some are read by their parent and never called.
+    Subclasses are left alone: some are read by their parent and never called. So are children that
+    stand in several places, or whose weight is tied to another: it would be no longer.
     """
-    return {name: m for name, m in module.named_modules() if name and type(m) is kind}
+    every = module.named_parameters(remove_duplicate=False)
+    places = Counter(id(parameter) for _, parameter in every)
+    return {
+        name: m
+        for name, m in module.named_modules()
+        if name and type(m) is kind and places[id(m.weight)] == 1
+    }

@@ -194,7 +194,7 @@ def _layers(module: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     convs = named(module, nn.Conv2d)
     found = {n: c for n, c in convs.items() if c.groups == 1 and c.padding_mode == "zeros"}
     if not found:
-        raise PeerError("lcnn is for convolutional networks, and there is no convolution")
+        raise PeerError("lcnn is for convolutional networks, and found no Conv2d of one group")
     return found | named(module, nn.Linear)
 
 

@@ -156,5 +156,5 @@ def test_layers_start_as_wide_as_they_were() -> None:
 
 
 def test_what_it_does_not_apply_to() -> None:
-    with pytest.raises(PeerError, match="no convolution: mlp"):
+    with pytest.raises(PeerError, match="no Conv2d of one group: mlp"):
         build(mlp(), 1000)

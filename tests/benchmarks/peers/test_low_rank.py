@@ -98,6 +98,19 @@ def test_a_transformer() -> None:
     assert 0.9 * dense // 2 < built.n_params <= dense // 2
 
 
+def test_a_tied_layer_keeps_its_weight() -> None:
+    def make() -> nn.Module:
+        module = nn.Sequential(nn.Embedding(30, 12), nn.Linear(12, 12), nn.Linear(12, 30))
+        module.get_submodule("2").register_parameter("weight", module.get_parameter("0.weight"))
+        return module
+
+    spec = Spec("tied", make)
+    dense = n_params(make())
+    built = build(spec, dense - 10)
+    assert dense - 24 <= built.n_params <= dense - 10  # a rank of the one layer is 24
+    assert built.module.get_parameter("2.weight") is built.module.get_parameter("0.weight")
+
+
 def test_layers_start_as_wide_as_they_were() -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(64, 96, 3)

@@ -1,6 +1,7 @@
 """What holds for every peer."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -93,6 +94,20 @@ def test_a_peer_on_wrn_28_10_allocates_nothing(name: str) -> None:
     assert all(p.is_meta for p in built.module.parameters())
     assert all(b.is_meta for b in built.module.buffers())
     assert built.n_params <= 30_000_000
+
+
+def test_a_network_without_a_name_is_called_by_its_class() -> None:
+    @dataclass(frozen=True)
+    class Nameless:
+        make: Callable[[], nn.Module]
+        scaled: None = None
+        shallower: tuple[Callable[[], nn.Module], ...] = ()
+
+        def inputs(self, batch: int) -> tuple[torch.Tensor, ...]:
+            return (torch.empty(batch, 3),)
+
+    with pytest.raises(PeerError, match="Sequential has no 3x3 convolution"):
+        peer("hypernetwork").build(Nameless(lambda: nn.Sequential(nn.Linear(3, 3))), 100)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 99, 100])
