@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 import npas
 from benchmarks.architectures import architectures
-from benchmarks.networks import NETWORKS, example_inputs
+from benchmarks.networks import NETWORKS, REFERENCE, example_inputs
 from benchmarks.runner import environment, revision
 from benchmarks.tables import Column, Row, Section, markdown, percent, show
 from npas.passes.export import export
@@ -64,13 +64,13 @@ def subjects(pattern: str | None) -> list[Subject]:
         Subject(
             f"reference:{name}",
             "reference network",
-            make,
+            NETWORKS[name].make,
             dict,
             lambda name=name: example_inputs(name),
             lambda out: flatten(out)[0][0].float().square().mean(),
             False,
         )
-        for name, make in NETWORKS.items()
+        for name in REFERENCE
         if name != "wrn-28-10"  # wrn-16-2 in large: a gigabyte and a minute for the same row
     ]
     found += [

@@ -56,7 +56,7 @@ def budgets(names: tuple[str, ...] = REFERENCE) -> None:
         table.add_column(column, justify="right")
     for name in names:
         with torch.device("meta"):
-            model = NETWORKS[name]()
+            model = NETWORKS[name].make()
         seen: dict[tuple[object, ...], int] = {}
         for budget in BUDGETS:
             row = _budget_row(model, budget, seen)
@@ -148,7 +148,7 @@ def scale() -> None:
         if name == "wrn-28-10" and (down, up) != ("wavg", "mask"):
             continue
         torch.manual_seed(0)
-        model = NETWORKS[name]()
+        model = NETWORKS[name].make()
         originals = dict(model.named_parameters())
         worst, mean = (1.0, "-"), 1.0
         shares = ("10%",) if name == "wrn-28-10" else ("1.4%", "10%", "50%", "100%", "400%")
@@ -229,7 +229,7 @@ def identity() -> None:
         table.add_column(column)
     for name in ("wrn-16-1", "mlp", "transformer", "recurrent", "wrn-28-10"):
         torch.manual_seed(0)
-        model = NETWORKS[name]()
+        model = NETWORKS[name].make()
         ssn = npas.compile(model, "100%", groups="own")
         inputs = example_inputs(name)
         results = []
@@ -251,7 +251,7 @@ def identity() -> None:
 def speed() -> None:
     """Planning and compiling: milliseconds a pass, and how they grow with the layers."""
     with torch.device("meta"):
-        model = NETWORKS["wrn-28-10"]()
+        model = NETWORKS["wrn-28-10"].make()
     inputs = example_inputs("wrn-28-10", device="meta")
     npas.plan(model, "10%", example_inputs=inputs)  # lazy imports of torch and scikit-learn
     for label, given in (("no example inputs", ()), ("counting MACs on example inputs", inputs)):

@@ -1,47 +1,67 @@
 """Reference networks, in plain PyTorch: what npas is tested, measured and demonstrated on."""
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-# The modules and not their functions: `benchmarks.networks.wrn` stays the module's name.
-from benchmarks.networks import mlp, recurrent, transformer, wrn
+from benchmarks.networks import (
+    densenet,
+    mlp,
+    recurrent,
+    resnet,
+    transformer,
+    wrn,
+)
+from benchmarks.networks.spec import Network
+from npas.naming import nearest
 
-#: name -> a callable that takes nothing and builds the network. Under `torch.device("meta")` it
-#: allocates nothing.
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "mlp": partial(mlp.mlp, depth=4),
-    "recurrent": recurrent.recurrent,
-    "transformer": transformer.transformer,
-    "wrn-16-1": partial(wrn.wrn, depth=16, width=1),
-    "wrn-16-2": partial(wrn.wrn, depth=16, width=2),
-    "wrn-28-10": partial(wrn.wrn, depth=28, width=10),
+__all__ = ["NETWORKS", "REFERENCE", "Network", "example_inputs", "network"]
+
+#: name -> the network, of every family: small ones, and those of the npas paper.
+NETWORKS: dict[str, Network] = {
+    **mlp.NETWORKS,
+    **recurrent.NETWORKS,
+    **transformer.NETWORKS,
+    **wrn.NETWORKS,
+    **resnet.NETWORKS,
+    **densenet.NETWORKS,
 }
+
+#: The small set that other tests and benchmarks run over.
+REFERENCE: tuple[str, ...] = (
+    "mlp",
+    "recurrent",
+    "transformer",
+    "wrn-16-1",
+    "wrn-16-2",
+    "wrn-28-10",
+)
+
+
+def network(name: str) -> Network:
+    """Return a network by its name.
+
+    Raises:
+        KeyError: there is none of this name; the message names the nearest.
+    """
+    if name not in NETWORKS:
+        raise KeyError(f"no network {name!r}{nearest(name, NETWORKS)}; use {', '.join(NETWORKS)}")
+    return NETWORKS[name]
 
 
 def example_inputs(
     name: str, batch: int = 2, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, ...]:
-    """Return inputs for ``NETWORKS[name]()``, the same ones at every call.
+    """Return inputs for ``NETWORKS[name].make()``, the same ones at every call.
 
     Args:
         name: a key of `NETWORKS`.
-        batch: number of images, rows or sequences (sequences are of 16 tokens).
-        device: where the inputs are, ``"meta"`` included.
+        batch: number of images, rows or sequences.
+        device: where the inputs are. On ``"meta"`` no more than one sample is allocated for it.
 
     Raises:
         KeyError: ``name`` is not in `NETWORKS`.
     """
-    generator = torch.Generator().manual_seed(0)
-    match name.partition("-")[0]:
-        case _ if name not in NETWORKS:
-            raise KeyError(f"{name!r}: the networks are {', '.join(NETWORKS)}")
-        case "wrn":
-            x = torch.randn(batch, 3, 32, 32, generator=generator)
-        case "mlp":
-            x = torch.randn(batch, 784, generator=generator)
-        case _:
-            x = torch.randint(1000, (batch, 16), generator=generator)
-    return (x.to(device),)
+    found = network(name)
+    if torch.device(device).type == "meta":
+        return tuple(x.new_empty(batch, *x.shape[1:], device=device) for x in found.inputs(1))
+    return tuple(x.to(device) for x in found.inputs(batch))

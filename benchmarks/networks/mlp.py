@@ -1,8 +1,11 @@
 """A multilayer perceptron of any depth."""
 
 from collections import OrderedDict
+from functools import partial
 
 from torch import nn
+
+from benchmarks.networks.spec import Network, features, scale
 
 
 def mlp(
@@ -30,3 +33,16 @@ def mlp(
         layers[f"relu{i}"] = nn.ReLU()
     layers["head"] = nn.Linear(in_features if depth == 1 else width, num_classes)
     return nn.Sequential(layers)
+
+
+NETWORKS: dict[str, Network] = {
+    "mlp": Network(
+        make=partial(mlp, depth=4),
+        inputs=features((784,)),
+        family="mlp",
+        kind="linear",
+        source="our own",
+        scaled=lambda factor: mlp(4, scale(512, factor)),
+        shallower=tuple(partial(mlp, depth) for depth in (1, 2, 3)),
+    )
+}

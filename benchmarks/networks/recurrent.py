@@ -4,9 +4,12 @@ Sources: Cho et al., 2014 (GRU) and Hochreiter and Schmidhuber, 1997 (LSTM), bot
 Schuster and Paliwal, 1997, as PyTorch implements them.
 """
 
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
+
+from benchmarks.networks.spec import Network, scale, tokens
 
 _CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -54,3 +57,16 @@ def recurrent(
         ValueError: ``cell`` is neither.
     """
     return Recurrent(vocab, dim, hidden, depth, num_classes, cell)
+
+
+NETWORKS: dict[str, Network] = {
+    "recurrent": Network(
+        make=recurrent,
+        inputs=tokens(1000),
+        family="recurrent",
+        kind="recurrent",
+        source="our own",
+        scaled=lambda factor: recurrent(dim=scale(128, factor), hidden=scale(128, factor)),
+        shallower=(partial(recurrent, depth=1),),
+    )
+}

@@ -5,9 +5,13 @@ Normalization in the Transformer Architecture", 2020, for the norm before each o
 positions, GELU and the hidden layer of 4 x dim as in GPT-2 (Radford et al., 2019).
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from benchmarks.networks.spec import Network, scale, tokens
 
 
 class Attention(nn.Module):
@@ -94,3 +98,17 @@ def transformer(
         ValueError: ``heads`` does not divide ``dim``.
     """
     return Transformer(vocab, dim, depth, heads, max_len, causal)
+
+
+NETWORKS: dict[str, Network] = {
+    "transformer": Network(
+        make=transformer,
+        inputs=tokens(1000),
+        family="transformer",
+        kind="transformer",
+        source="our own",
+        # The width of a head, so that four heads go on dividing the dimension.
+        scaled=lambda factor: transformer(dim=4 * scale(32, factor)),
+        shallower=tuple(partial(transformer, depth=depth) for depth in (1, 2, 3)),
+    )
+}

@@ -1,13 +1,16 @@
 """Wide residual networks for 32x32 images.
 
 Source: Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, Table 1; the networks of
-Tables 4 to 11 of the npas paper.
+Tables 3, 5 and 11 to 14 of the npas paper. Those for ImageNet are in `resnet`.
 """
 
 import math
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from benchmarks.networks.spec import Network, images, scale
 
 
 class Block(nn.Module):
@@ -39,14 +42,10 @@ class WideResNet(nn.Module):
     """See `wrn`."""
 
     def __init__(
-        self, depth: int, width: int, num_classes: int, stem: int, in_channels: int
+        self, n_blocks: int, channels: tuple[int, int, int, int], num_classes: int, in_channels: int
     ) -> None:
         super().__init__()
-        n_blocks, remainder = divmod(depth - 4, 6)
-        if n_blocks < 1 or remainder:
-            raise ValueError(f"depth: got {depth}, must be 6n + 4 with n >= 1 (10, 16, 22, 28, 40)")
-        channels = [stem, stem * width, 2 * stem * width, 4 * stem * width]
-        self.stem = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)
+        self.stem = nn.Conv2d(in_channels, channels[0], 3, padding=1, bias=False)
         self.group1 = _group(channels[0], channels[1], n_blocks, stride=1)
         self.group2 = _group(channels[1], channels[2], n_blocks, stride=2)
         self.group3 = _group(channels[2], channels[3], n_blocks, stride=2)
@@ -70,7 +69,12 @@ def _group(in_channels: int, out_channels: int, n_blocks: int, stride: int) -> n
 
 
 def wrn(
-    depth: int, width: int, num_classes: int = 10, stem: int = 16, in_channels: int = 3
+    depth: int,
+    width: int,
+    num_classes: int = 10,
+    stem: int = 16,
+    in_channels: int = 3,
+    factor: float = 1.0,
 ) -> WideResNet:
     """Return WRN-``depth``-``width`` for images of ``[batch, in_channels, 32, 32]``.
 
@@ -83,8 +87,45 @@ def wrn(
         num_classes: outputs of the linear layer at the end.
         stem: channels of the first convolution.
         in_channels: channels of the image.
+        factor: on the channels of the first convolution and of the groups, rounded.
 
     Raises:
         ValueError: ``depth`` is not 6n + 4.
     """
-    return WideResNet(depth, width, num_classes, stem, in_channels)
+    n_blocks, remainder = divmod(depth - 4, 6)
+    if n_blocks < 1 or remainder:
+        raise ValueError(f"depth: got {depth}, must be 6n + 4 with n >= 1 (10, 16, 22, 28, 40)")
+    first, second, third = (scale(stem * width * times, factor) for times in (1, 2, 4))
+    channels = (scale(stem, factor), first, second, third)
+    return WideResNet(n_blocks, channels, num_classes, in_channels)
+
+
+def _network(depth: int, width: int, published: str, source: str) -> Network:
+    return Network(
+        make=partial(wrn, depth, width),
+        inputs=images(32),
+        family="wrn",
+        kind="conv",
+        published=published,
+        source=source,
+        scaled=lambda factor: wrn(depth, width, factor=factor),
+        shallower=tuple(partial(wrn, fewer, width) for fewer in range(10, depth, 6)),
+    )
+
+
+_WRN = "Zagoruyko and Komodakis, 2016, Table 4"
+_ATTENTION = "Zagoruyko and Komodakis, Paying More Attention to Attention, 2017, Table 1"
+_NPAS = "NPAS (Plummer et al., 2022), Table 14"
+
+# With 10 classes; with a hundred, WRN-40-2 and WRN-40-4 would round to the next number.
+NETWORKS: dict[str, Network] = {
+    "wrn-16-1": _network(16, 1, "0.2M", _ATTENTION),
+    "wrn-16-2": _network(16, 2, "0.7M", _ATTENTION),
+    "wrn-28-10": _network(28, 10, "36.5M", _WRN),
+    "wrn-40-1": _network(40, 1, "0.6M", _WRN),
+    "wrn-40-2": _network(40, 2, "2.2M", _WRN),
+    "wrn-40-4": _network(40, 4, "8.9M", _WRN),
+    "wrn-40-10": _network(40, 10, "56M", _NPAS),
+    "wrn-52-10": _network(52, 10, "75M", _NPAS),
+    "wrn-76-12": _network(76, 12, "164M", _NPAS),
+}
