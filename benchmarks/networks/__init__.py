@@ -3,11 +3,18 @@
 import torch
 from torch import Tensor
 
+# The modules and not their functions: `benchmarks.networks.wrn` stays the module's name.
 from benchmarks.networks import (
+    adapt,
+    bert,
     densenet,
+    efficientnet,
+    efficientnet_nd,
+    embnet,
     mlp,
     recurrent,
     resnet,
+    simnet,
     transformer,
     wrn,
 )
@@ -24,6 +31,12 @@ NETWORKS: dict[str, Network] = {
     **wrn.NETWORKS,
     **resnet.NETWORKS,
     **densenet.NETWORKS,
+    **efficientnet.NETWORKS,
+    **efficientnet_nd.NETWORKS,
+    **embnet.NETWORKS,
+    **adapt.NETWORKS,
+    **simnet.NETWORKS,
+    **bert.NETWORKS,
 }
 
 #: The small set that other tests and benchmarks run over.

@@ -55,4 +55,15 @@ ALSO_PRINTED: tuple[Printed, ...] = (
         f"{_NPAS}, Table 11, from Ha et al., 2016",
         "it is the kernels of the blocks alone, without the stem, the norms and the head",
     ),
+    Printed("embnet", "6M", f"{_NPAS}, Table 10", "cut, not rounded; Table 8 has 7M"),
+    Printed("bert-base", "108M", "Lan et al., 2020, Table 1", "cut, not rounded"),
+    Printed(
+        "bert-base", "110M", "Devlin et al., 2019, section 3", "the heads of pretraining count"
+    ),
+    Printed(
+        "bert-large",
+        "340M",
+        "Devlin et al., 2019, section 3",
+        "two digits of what it has with its pooling layer and the heads of pretraining: 336.2M",
+    ),
 )
