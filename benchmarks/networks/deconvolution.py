@@ -1,16 +1,16 @@
 """Network deconvolution: layers that whiten their input.
 
-Source: Ye et al., "Network Deconvolution", ICLR 2020. A convolution is a product of its weight and
-the columns of its input (im2col). Columns of neighbouring pixels and channels are correlated; a
-deconvolution layer takes their mean away and multiplies by the inverse square root of their
-covariance before the weight (section 3.1), so that no batch norm is needed. The product is made
-with the weight and not with the columns, which are never built at full size:
+Source: Ye et al., "Network Deconvolution", ICLR 2020, section 3, and its code. A convolution is a
+product of its weight and the columns of its input (im2col). Columns of neighbouring pixels and
+channels are correlated; a deconvolution layer takes their mean away and multiplies by the inverse
+square root of their covariance before the weight, so that no batch norm is needed. The product is
+made with the weight and not with the columns, which are never built at full size:
 
     w * (D (x - m)) = (w D) * x - w D m,    D = (C + eps I)^(-1/2)
 
-Channels are taken in blocks that share one covariance (section 3.2); a convolution in groups has a
-covariance for each group; pixels are subsampled where it is estimated; the root is by coupled
-Newton-Schulz iterations; in evaluation, running means of m and D are used (section 3.3).
+Channels are taken in blocks that share one covariance; a convolution in groups has a covariance
+for each group; pixels are subsampled where it is estimated; the root is by coupled Newton-Schulz
+iterations; in evaluation, running means of m and D are used.
 """
 
 import math
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 def inverse_root(matrix: Tensor, n_iter: int) -> Tensor:
     """Return the inverse square roots of positive definite matrices ``[..., n, n]``.
 
-    Coupled Newton-Schulz (Higham, "Functions of Matrices", 2008, section 6.7), on the matrix over
+    Coupled Newton-Schulz (Higham, "Functions of Matrices", 2008, chapter 6), on the matrix over
     its Frobenius norm: y goes to the root and z to its inverse. Small eigenvalues come last: a
     direction of ``share`` of the norm needs about ``log(1 / share) / log(9 / 4)`` iterations.
     """

@@ -58,7 +58,10 @@ ALSO_PRINTED: tuple[Printed, ...] = (
     Printed("embnet", "6M", f"{_NPAS}, Table 10", "cut, not rounded; Table 8 has 7M"),
     Printed("bert-base", "108M", "Lan et al., 2020, Table 1", "cut, not rounded"),
     Printed(
-        "bert-base", "110M", "Devlin et al., 2019, section 3", "the heads of pretraining count"
+        "bert-base",
+        "110M",
+        "Devlin et al., 2019, section 3",
+        "the pooling layer and the heads of pretraining count: with them it has 110.1M",
     ),
     Printed(
         "bert-large",

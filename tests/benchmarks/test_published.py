@@ -62,7 +62,7 @@ MACS = {
 #: name -> as printed, and where.
 PRINTED_MACS = {
     "wrn-16-1": ("26.7M", "NPAS (Plummer et al., 2022), section 2"),
-    "resnet-56": ("125.49M", "HRank (Lin et al., 2020), Table 2"),
+    "resnet-56": ("125.49M", "HRank (Lin et al., 2020), of ResNet-56 unpruned"),
     "efficientnet-b0": ("0.39B", "Tan and Le, 2019, Table 2"),
     "wrn-50-2": ("11.4B", "torchvision, wide_resnet50_2: 11.4 GFLOPS"),
 }
