@@ -285,11 +285,18 @@ def _by_module(generated: Mapping[str, str]) -> dict[str, list[str]]:
 def _rows_only(
     trace: Trace, plan: Plan, model: nn.Module, generated: Mapping[str, str]
 ) -> frozenset[str]:
-    """Return the layers whose every use is a plain lookup of rows."""
+    """Return the layers whose every use is a plain lookup of rows, as far as the trace shows.
+
+    A module that runs whole makes rows or weights on its own, as its code asks for them: what is
+    decided here for an embedding in it is what a call of the embedding does.
+    """
     looked_up: set[str] = set()
     otherwise: set[str] = set()
     inside = _by_module(generated)
     padding = {layer.name: layer.padding_idx for layer in plan.layers}
+    # Of an opaque trace the only call is that of the original, which has everything in it.
+    everything = tuple(generated) if trace.front_end == "opaque" else ()
+    has_graph = trace.front_end != "structure"
     for graph in set(trace.graphs.values()):
         for node in graph.nodes:
             if node.op == "get_attr" and node.target in generated:
@@ -297,12 +304,14 @@ def _rows_only(
                 plain = all(_is_plain_lookup(user, node, padding[name]) for user in node.users)
                 (looked_up if plain else otherwise).add(name)
             elif node.op == "call_module":
-                for name in inside.get(str(node.target), ()):
-                    # Modules further down make rows or the whole weight on their own.
-                    module = model.get_submodule(name.rpartition(".")[0])
+                for name in inside.get(str(node.target), everything):
+                    path = name.rpartition(".")[0]
+                    module = model.get_submodule(path)
+                    # The graph looks up rows in place of calling the module, and its hooks.
+                    replaced = has_graph and path == node.target
                     plain = (
                         type(module) is nn.Embedding
-                        and not has_hooks(module)
+                        and not (replaced and has_hooks(module))
                         and not module.scale_grad_by_freq
                         and module.padding_idx == padding[generated[name]]
                     )

@@ -199,6 +199,48 @@ def test_an_embedding_generates_only_the_rows_looked_up(monkeypatch: pytest.Monk
     assert [n.name for n in generation_nodes(ssn.graph)] == ["b0__0_weight_rows", "b0__1_weight"]
 
 
+class Looped(nn.Module):
+    """Has no graph: how long it runs depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.fc = nn.Embedding(50, 8), nn.Linear(8, 8)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.fc(self.embedding(ids))
+        while x.sum() > 1e9:
+            x = x / 2
+        return x
+
+
+@pytest.mark.parametrize("way", ["opaque", "in place"])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_an_embedding_in_what_runs_whole_looks_up_rows_under_hooks_too(
+    monkeypatch: pytest.MonkeyPatch, way: str, hooked: bool
+) -> None:
+    model = Looped()
+    seen: list[torch.Size] = []
+    if hooked:
+        model.embedding.register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    plan = npas.plan(model, 0.8, groups="single")
+    ssn = npas.compile_(model, plan=plan) if way == "in place" else npas.compile(model, plan=plan)
+    seen.clear()
+    calls = Calls(monkeypatch)
+    ssn(torch.randint(0, 50, (3, 4)))
+    assert sorted(calls.made) == [("embedding.weight", True), ("fc.weight", False)]
+    assert seen == [torch.Size([3, 4, 8])] * hooked
+
+
+def test_a_hook_on_an_embedding_in_a_graph_still_runs() -> None:
+    model = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 8))
+    seen: list[torch.Size] = []
+    model[0].register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    ssn = npas.compile(model, 0.8, groups="single")
+    seen.clear()
+    ssn(torch.randint(0, 50, (3, 4)))
+    assert seen == [torch.Size([3, 4, 8])]
+
+
 def test_no_whole_embedding_without_grad_either(monkeypatch: pytest.MonkeyPatch) -> None:
     # With the whole vocabulary cached beside the other layers of its bank, an embedding would
     # cost the memory of the dense weight.
