@@ -283,6 +283,11 @@ class Bank(nn.Module):
         coef = empty if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
         return Sources(self.theta, coef, empty if self.mask is None else self.mask)
 
+    @property
+    def computes_coefficients(self) -> bool:
+        """Whether its coefficients are more than a parameter that is read."""
+        return self.phi is not None or self.scale is not None
+
     def coefficients(self) -> dict[str, torch.Tensor]:
         """Return what the templates of each layer are multiplied with, apart from its gain.
 

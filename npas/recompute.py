@@ -24,6 +24,11 @@ from npas.generation import Forward
 class Generates(Protocol):
     """A bank."""
 
+    @property
+    def computes_coefficients(self) -> bool:
+        """Whether its coefficients are more than a parameter that is read."""
+        ...
+
     def sources(self) -> Sources:
         """Return what its weights are made from."""
         ...
@@ -190,9 +195,14 @@ class LiveWeights:
         return weights[layer]
 
     def forward_of(self, bank: Generates) -> Forward:
-        """Return how a bank takes part in the forward pass that this thread runs."""
+        """Return how a bank takes part in the forward pass that this thread runs.
+
+        What is checkpointed takes part in the pass around it: with a sink of its own each part
+        would add a gradient as large as the bank. But coefficients that are computed are computed
+        inside, since checkpointing compares what is saved with what is saved when it runs again.
+        """
         banks = self._pass.banks
-        if banks is None or self._is_checkpointed():
+        if banks is None or (bank.computes_coefficients and self._is_checkpointed()):
             return Forward(bank.sources())
         if id(bank) not in banks:
             banks[id(bank)] = Forward(bank.sources())

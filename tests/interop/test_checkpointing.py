@@ -3,9 +3,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import npas
+from npas.bank import banks_of
 from tests.interop.nets import KINDS, WAYS, WIDTH, Block, assert_same, convert, gradients, ids, net
 
 pytestmark = pytest.mark.pure
@@ -127,3 +129,27 @@ def test_a_part_of_a_compiled_model_around_which_the_caller_checkpoints(reentran
     for name, parameter in found.named_parameters():
         if banks[name].grad is not None:
             torch.testing.assert_close(parameter.grad, banks[name].grad)
+
+
+class _Zeros(TorchDispatchMode):
+    """Notes the sizes of the gradients that begin at zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.new_zeros.default:
+            self.sizes.append(made.numel())
+        return made
+
+
+@pytest.mark.parametrize("kind", ["windows", "templates"])
+def test_a_bank_has_one_gradient_however_many_parts_are_checkpointed(kind: str) -> None:
+    ssn, _ = pair("in place", kind, False)
+    size = max(bank.theta.numel() for bank in banks_of(ssn).values())
+    loss = ssn(x()).square().mean()
+    with _Zeros() as zeros:
+        loss.backward()
+    assert zeros.sizes.count(size) == 1
