@@ -20,10 +20,11 @@ from benchmarks.learning.experiments import quick, select
 from benchmarks.learning.report import PAGE, fill, sections
 from benchmarks.learning.runs import MixedData, missing, run_missing
 from benchmarks.learning.spec import Experiment
-from benchmarks.learning.store import KEPT, read_rows
 from benchmarks.learning.summary import COMMITTED, dump, summarise
+from benchmarks.store import read_rows
 from benchmarks.tables import show
 
+KEPT = Path("build/learning.jsonl")
 COMMAND = "python -m benchmarks.learning run --data CIFAR10"
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning.spec import Experiment, Run
-from benchmarks.learning.store import append_row, read_rows
 from benchmarks.learning.train import train
+from benchmarks.store import append_row, read_rows
 
 Say = Callable[[str], None]
 

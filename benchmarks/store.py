@@ -5,8 +5,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-KEPT = Path("build/learning.jsonl")
-
 
 def read_rows(path: Path) -> dict[str, dict[str, Any]]:
     """Return key -> row. A last line without its end, of a run that was killed, is left out."""

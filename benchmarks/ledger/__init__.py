@@ -1,0 +1,1 @@
+"""The cost ledger: parameters, multiply-accumulates, memory and time, beside the peers'."""
