@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from npas.autocast import autocast_dtype
 from npas.calls import (
     Call,
     Combine,
@@ -393,10 +394,7 @@ class Bank(nn.Module):
         return autocast if autocast and layer.kind in _AUTOCAST_KINDS else self.theta.dtype
 
     def _autocast(self) -> torch.dtype | None:
-        device = self.theta.device.type
-        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-            return None
-        return torch.get_autocast_dtype(device)
+        return autocast_dtype(self.theta.device)
 
     def _tensors(self) -> list[torch.Tensor]:
         return [*self.parameters(recurse=False), self.gain]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
+from npas.autocast import autocast_dtype
 from npas.errors import NpasError
 from npas.structures import Structure, flatten, rebuild
 
@@ -198,7 +199,8 @@ class ExampleGuard:
         self._check_tensors(tensors)
         if first_same(tensors) != self.same:
             raise Refused("other arguments are one tensor")
-        if torch.is_autocast_enabled(tensors[0].device.type if tensors else "cpu"):
+        device = tensors[0].device if tensors else torch.device("cpu")
+        if autocast_dtype(device) is not None:
             raise Refused("autocast is on")
         return tensors, {}
 

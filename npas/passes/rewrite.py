@@ -322,7 +322,8 @@ def _rows_only(
 
 def _is_plain_lookup(user: fx.Node, weight: fx.Node, padding_idx: int | None) -> bool:
     if user.target is torch.ops.aten.embedding.default:
-        padded, scaled, sparse = (*user.args[2:], -1, False, False)[:3]
+        given = user.args[2:]
+        padded, scaled, sparse = (*given, *(-1, False, False)[len(given) :])
         same = bool(padded == (-1 if padding_idx is None else padding_idx))
         return user.args[0] is weight and same and not (user.kwargs or scaled or sparse)
     return (

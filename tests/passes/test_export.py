@@ -198,6 +198,15 @@ def test_under_autocast_the_originals_forward_runs() -> None:
     assert list(npas.report(ssn).fallbacks) == ["autocast is on"]
 
 
+def test_on_meta_tensors_the_graph_runs_too() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    x = torch.empty(2, 8, device="meta")
+    ssn = npas.compile(model, 0.7, frontend="export", example_inputs=(x,))
+    assert ssn(torch.empty(3, 8, device="meta")).shape == (3, 8)
+    assert not npas.report(ssn).fallbacks
+
+
 def test_a_part_in_another_mode_and_a_hook_run_the_originals_forward() -> None:
     ssn = compiled()
     ssn.get_submodule("norm").eval()

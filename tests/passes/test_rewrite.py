@@ -231,6 +231,20 @@ def test_an_embedding_in_what_runs_whole_looks_up_rows_under_hooks_too(
     assert seen == [torch.Size([3, 4, 8])] * hooked
 
 
+@pytest.mark.parametrize("padding", [None, 0, 3])
+def test_an_embedding_in_an_exported_graph_looks_up_rows(
+    monkeypatch: pytest.MonkeyPatch, padding: int | None
+) -> None:
+    model = nn.Sequential(nn.Embedding(50, 8, padding_idx=padding), nn.Linear(8, 8))
+    ids = torch.randint(0, 50, (3, 4))
+    ids[0, 0] = padding or 0
+    ssn = npas.compile(model, 0.8, groups="single", frontend="export", example_inputs=(ids,))
+    expected = functional_call(model, generated(ssn), (ids,))
+    calls = Calls(monkeypatch)
+    assert torch.allclose(ssn(ids), expected, atol=1e-6)
+    assert ("0.weight", True) in calls.made and ("0.weight", False) not in calls.made
+
+
 def test_a_hook_on_an_embedding_in_a_graph_still_runs() -> None:
     model = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 8))
     seen: list[torch.Size] = []
