@@ -1,6 +1,7 @@
 """Multiply-accumulates of every network, at every budget of the paper, beside the peers'."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,9 @@ from benchmarks import paper
 from benchmarks.ledger.plots import overhead_plot
 from benchmarks.ledger.suite import Case, Plot, Rows, Suite
 from benchmarks.networks import NETWORKS, example_inputs, network
-from benchmarks.peers import PEERS, PeerError, TooSmall
+from benchmarks.networks.spec import OUR_OWN
+from benchmarks.peers import PEERS, Built, PeerError, TooSmall
+from benchmarks.peers.hypernetwork import hypernetwork
 from benchmarks.tables import Column, Row, Section, count, percent
 from npas.counting import MODES
 from npas.counting_view import number
@@ -23,11 +26,14 @@ BATCHES = (1, 64)
 OTHER_BUDGETS = ("10%", "50%", "100%")
 #: What is counted beside npas and the dense network.
 PEER_NAMES = ("hypernetwork", "soft_sharing", "lcnn")
+METHODS = ("dense", "npas", *PEER_NAMES)
+#: In place of a budget: a peer as its paper has it.
+PUBLISHED = "as published"
 
 
 def names() -> list[str]:
-    """Return the networks of the paper."""
-    return [name for name, spec in NETWORKS.items() if spec.source]
+    """Return the networks of the paper, without the small ones of our own."""
+    return [name for name, spec in NETWORKS.items() if spec.source != OUR_OWN]
 
 
 def budgets_of(name: str) -> tuple[str, ...]:
@@ -36,23 +42,25 @@ def budgets_of(name: str) -> tuple[str, ...]:
     return found or OTHER_BUDGETS
 
 
-def rows_of(name: str, batches: Sequence[int] = BATCHES) -> Rows:
+def rows_of(name: str, batches: Sequence[int] = BATCHES, methods: Sequence[str] = METHODS) -> Rows:
     """Count one network at all of its budgets.
 
     Args:
         name: of the network.
-        batches: sizes; the first counts what does not depend on it.
+        batches: sizes; a training step is counted at the first.
+        methods: some of `METHODS`.
 
     Raises:
         KeyError: if there is no such network.
     """
-    return list(_rows(name, batches))
+    return [row for row in _rows(name, batches, methods) if row["method"] in methods]
 
 
-def _rows(name: str, batches: Sequence[int]) -> Iterator[dict[str, Any]]:
+def _rows(name: str, batches: Sequence[int], methods: Sequence[str]) -> Iterator[dict[str, Any]]:
     spec = network(name)
     with torch.device("meta"):
         dense = spec.make()
+    _training(dense)
     inputs = {batch: example_inputs(name, batch, "meta") for batch in batches}
     n_dense = sum(p.numel() for p in dense.parameters() if p.requires_grad)
     macs = counted(dense, inputs[batches[0]]) // batches[0]
@@ -65,15 +73,21 @@ def _rows(name: str, batches: Sequence[int]) -> Iterator[dict[str, Any]]:
     for budget in budgets_of(name):
         asked = paper.n_params(budget, n_dense)
         base |= {"budget": budget, "asked": asked}
-        for row in _npas_rows(dense, asked, inputs, macs):
-            yield base | {"method": "npas"} | row
-        for method in PEER_NAMES:
-            for row in _peer_rows(method, spec, asked, inputs, macs):
+        if "npas" in methods:
+            for row in _npas_rows(dense, asked, inputs, macs):
+                yield base | {"method": "npas"} | row
+        for method in (method for method in PEER_NAMES if method in methods):
+            for row in _peer_rows(partial(PEERS[method].build, spec, asked), inputs, macs):
                 yield base | {"method": method} | row
+    if "hypernetwork" in methods:
+        base |= {"budget": PUBLISHED, "asked": None, "method": "hypernetwork"}
+        for row in _peer_rows(lambda: hypernetwork(spec.make()), inputs, macs):
+            if "params" in row:
+                yield base | row
 
 
 def _npas_rows(
-    dense: nn.Module, asked: int, inputs: dict[int, tuple[torch.Tensor, ...]], macs: int
+    dense: nn.Module, asked: int, inputs: Mapping[int, tuple[torch.Tensor, ...]], macs: int
 ) -> Iterator[dict[str, Any]]:
     first = next(iter(inputs))
     plan = npas.plan(dense, asked, example_inputs=inputs[first])
@@ -112,15 +126,11 @@ def _npas_rows(
 
 
 def _peer_rows(
-    method: str,
-    spec: Any,
-    asked: int,
-    inputs: dict[int, tuple[torch.Tensor, ...]],
-    macs: int,
+    build: Callable[[], Built], inputs: Mapping[int, tuple[torch.Tensor, ...]], macs: int
 ) -> Iterator[dict[str, Any]]:
     try:
         with torch.device("meta"):
-            built = PEERS[method].build(spec, asked)
+            built = build()
     except PeerError as error:
         least = error.minimum if isinstance(error, TooSmall) else None
         for batch in inputs:
@@ -130,7 +140,7 @@ def _peer_rows(
     for batch, x in inputs.items():
         for mode in MODES:
             baked = mode == "eval" and built.generation_macs
-            seen = batch * macs if baked else counted(built.module.train(mode == "train"), x)
+            seen = batch * macs if baked else counted(_training(built.module, mode == "train"), x)
             generation = 0 if baked else built.generation_macs
             agrees = not generation or seen == batch * macs + generation
             yield {
@@ -160,10 +170,19 @@ def counted(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
     return counter.get_total_flops() // 2
 
 
+def _training(module: nn.Module, mode: bool = True) -> nn.Module:
+    """Set the mode, but for batch norm, which costs the same in both and refuses one sample."""
+    module.train(mode)
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.eval()
+    return module
+
+
 def _steady(ssn: nn.Module, inputs: tuple[torch.Tensor, ...], mode: str) -> int:
     """Count a forward pass once weights that are kept have been made."""
     if mode == "train":
-        return counted(ssn.train(), inputs)
+        return counted(_training(ssn), inputs)
     ssn.eval()
     with torch.no_grad():
         ssn(*inputs)
@@ -172,7 +191,7 @@ def _steady(ssn: nn.Module, inputs: tuple[torch.Tensor, ...], mode: str) -> int:
 
 def _step(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
     """Count a forward and a backward pass."""
-    module.train()
+    _training(module)
     with FlopCounterMode(display=False) as counter:
         out = module(*inputs)
         first = out if isinstance(out, torch.Tensor) else next(iter(dict(out).values()))

@@ -1,11 +1,13 @@
 """Every suite of the ledger, and the other benchmarks."""
 
-from benchmarks.ledger.flops import SUITE as FLOPS
+from benchmarks.ledger import budgets, counts, flops, full_size, memory
 from benchmarks.ledger.suite import Suite
 from npas.errors import NpasError
 from npas.naming import nearest
 
-SUITES: dict[str, Suite] = {one.name: one for one in (FLOPS,)}
+SUITES: dict[str, Suite] = {
+    module.SUITE.name: module.SUITE for module in (counts, budgets, flops, memory, full_size)
+}
 
 #: command -> what it measures, and its page.
 OTHERS = {

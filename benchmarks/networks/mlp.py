@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import nn
 
-from benchmarks.networks.spec import Network, features, scale
+from benchmarks.networks.spec import OUR_OWN, Network, features, scale
 
 
 def mlp(
@@ -41,7 +41,7 @@ NETWORKS: dict[str, Network] = {
         inputs=features((784,)),
         family="mlp",
         kind="linear",
-        source="our own",
+        source=OUR_OWN,
         scaled=lambda factor: mlp(4, scale(512, factor)),
         shallower=tuple(partial(mlp, depth) for depth in (1, 2, 3)),
     )

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from benchmarks.networks.spec import Network, scale, tokens
+from benchmarks.networks.spec import OUR_OWN, Network, scale, tokens
 
 _CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -65,7 +65,7 @@ NETWORKS: dict[str, Network] = {
         inputs=tokens(1000),
         family="recurrent",
         kind="recurrent",
-        source="our own",
+        source=OUR_OWN,
         scaled=lambda factor: recurrent(dim=scale(128, factor), hidden=scale(128, factor)),
         shallower=(partial(recurrent, depth=1),),
     )

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 #: batch size -> example inputs on the CPU, with the same values at every call.
 Inputs = Callable[[int], tuple[Tensor, ...]]
+#: In place of a source: a network that no paper has.
+OUR_OWN = "our own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class Network:
         kind: ``"conv"``, ``"linear"``, ``"recurrent"`` or ``"transformer"``.
         published: its number of parameters as printed, such as ``"36.5M"``; the string carries
             its rounding.
-        source: where ``published`` is printed, or why there is none.
+        source: where ``published`` is printed, or why there is none; `OUR_OWN` for our own.
         scaled: factor -> the same network with all its inner widths times the factor, rounded,
             at least 1, and growing with the factor. A factor of 1 gives the shapes of ``make()``.
         shallower: the same network with fewer blocks, from the fewest to one less than full.

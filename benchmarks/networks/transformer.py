@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.networks.spec import Network, scale, tokens
+from benchmarks.networks.spec import OUR_OWN, Network, scale, tokens
 
 
 class Attention(nn.Module):
@@ -106,7 +106,7 @@ NETWORKS: dict[str, Network] = {
         inputs=tokens(1000),
         family="transformer",
         kind="transformer",
-        source="our own",
+        source=OUR_OWN,
         # The width of a head, so that four heads go on dividing the dimension.
         scaled=lambda factor: transformer(dim=4 * scale(32, factor)),
         shallower=tuple(partial(transformer, depth=depth) for depth in (1, 2, 3)),
