@@ -10,7 +10,7 @@ from torch import nn
 
 from npas.errors import NpasError
 from npas.naming import check_choice
-from npas.passes.macs import Run, watch
+from npas.passes.macs import Run, Use, watch
 from npas.plan import LayerPlan, Plan
 
 MODES = ("train", "eval")
@@ -32,8 +32,8 @@ class Count:
         macs: of the network for one sample, or None without example inputs.
         generation_macs: that make every weight once; the batch shares them.
         row_macs: that make the rows of embeddings which one sample looks up.
-        remade_macs: those of `generation_macs` that are spent in evaluation too: embeddings that
-            are interpolated, which are not kept.
+        remade_macs: those of `generation_macs` that are spent in evaluation too: rows that all
+            samples share (positions), and embeddings that are interpolated, which are not kept.
     """
 
     plan: Plan
@@ -82,7 +82,8 @@ def count(
     Args:
         model: that the plan was made for; it is not changed.
         plan: from `npas.plan`.
-        example_inputs: positional inputs; without any inputs only generation is counted.
+        example_inputs: positional inputs; without any inputs only generation is counted. With two
+            samples or more it is seen which rows of embeddings all samples share.
         example_kwargs: keyword inputs.
 
     Raises:
@@ -107,14 +108,17 @@ def count(
     for layer in plan.layers:
         if plan.is_ordinary(layer.bank):
             continue
-        each, looked_up = _each(layer), _rows(layer, run)
-        if looked_up is None:
+        each, use = _each(layer), _lookups(layer, run)
+        if use is None:
             macs += each * layer.n
         elif _is_interpolated(layer):
             macs += each * layer.n
             remade += each * layer.n
         else:
-            rows += each * looked_up * layer.n // layer.shape[0]
+            row = each * layer.n // layer.shape[0]
+            rows += row * use.rows
+            macs += row * use.fixed_rows
+            remade += row * use.fixed_rows
     return Count(plan, None if run is None else run.macs, macs, rows, remade)
 
 
@@ -127,9 +131,9 @@ def _each(layer: LayerPlan) -> int:
     return layer.k or (_NEIGHBOURS if _is_interpolated(layer) else 1)
 
 
-def _rows(layer: LayerPlan, run: Run | None) -> int | None:
-    """Return how many rows of a weight a sample looks up, None if more than rows is read."""
+def _lookups(layer: LayerPlan, run: Run | None) -> Use | None:
+    """Return how a weight is used, None if more is read of it than rows."""
     if run is None or layer.name not in run.uses or len(layer.shape) != 2:
         return None
     use = run.uses[layer.name]
-    return use.rows if use.reads == use.lookups else None
+    return use if use.reads == use.lookups else None

@@ -40,6 +40,8 @@ class Use:
         kind: what the first of them makes of it (``"linear"``, ...), or None.
         lookups: those of the reads that look up rows of it.
         rows: rows that they look up per sample.
+        fixed_rows: rows that they look up for all samples together (positions), told apart by the
+            first size of the indices where the batch has more than one sample.
     """
 
     macs: int = 0
@@ -47,6 +49,7 @@ class Use:
     kind: str | None = None
     lookups: int = 0
     rows: int = 0
+    fixed_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def watch(
     owners = {parameters[name].untyped_storage()._cdata: name for name in names}
     args, kwargs = tree_map(_meta, (tuple(example_inputs), dict(example_kwargs)))
     samples = _batch(example_inputs, example_kwargs)
-    counter = _Counter(owners)
+    counter = _Counter(owners, samples)
     try:
         # With grad on, nn.TransformerEncoder takes its ordinary path instead of a fused one.
         with torch.enable_grad(), warnings.catch_warnings(), counter:
@@ -124,9 +127,10 @@ def watch(
 
 
 class _Counter(TorchDispatchMode):
-    def __init__(self, owners: Mapping[int, str]) -> None:
+    def __init__(self, owners: Mapping[int, str], samples: int) -> None:
         super().__init__()
         self._owners = owners
+        self._samples = samples
         self.uses = {name: Use() for name in owners.values()}
         self.macs = 0
 
@@ -154,9 +158,15 @@ class _Counter(TorchDispatchMode):
             use.reads += 1
             use.kind = use.kind or kind
             if kind == "embedding":
-                use.lookups += 1
-                use.rows += args[1].numel()
+                self._look_up(use, args[1])
         return out
+
+    def _look_up(self, use: Use, indices: torch.Tensor) -> None:
+        use.lookups += 1
+        if indices.dim() and indices.shape[0] == self._samples:
+            use.rows += indices.numel()
+        else:
+            use.fixed_rows += indices.numel()
 
     def _weights(self, *values: Any) -> set[str]:
         """Return the weights whose storage is among the arguments or results of an operator."""

@@ -17,9 +17,9 @@ from benchmarks.learning.networks import NETWORKS, PATTERNS
 from benchmarks.learning.runs import MixedData, missing, run_missing
 from benchmarks.learning.spec import Build, Case, Experiment, Run, key_of
 from benchmarks.learning.starts import COEFFICIENTS, MASKS, restart
-from benchmarks.store import append_row, read_rows
 from benchmarks.learning.task import augmented, batches, choose, task_of
 from benchmarks.learning.train import train
+from benchmarks.store import append_row, read_rows
 from npas.bank import banks_of
 from npas.init import spread
 
