@@ -1,0 +1,104 @@
+"""Tables of multiply-accumulates."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.peers import PEERS
+from benchmarks.tables import Column, Row, Section, count, percent
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.3%}"
+
+
+def sections(rows: Sequence[Row]) -> list[Section]:
+    """Return what npas adds, what peers add, and where the counts differ."""
+    ours = [_wide(row, rows) for row in rows if row["method"] == "npas" and _first(row)]
+    theirs = [_peer_line(row, rows) for row in rows if row["method"] in PEERS and _first(row)]
+    agree = [row["agrees"] for row in rows if "agrees" in row]
+    different = [row for row in rows if row.get("agrees") is False]
+    both = "; ".join(f"{r['network']} {r['method']} {r['budget']}: {r['note']}" for r in different)
+    return [
+        Section(
+            "npas at every budget of the paper",
+            "Parameters asked and trained, of which coefficients and masks; layers that are larger "
+            "than their bank; multiply-accumulates of one sample, of generation once a forward "
+            "pass, and the overhead at each batch size in training. The formula is the sum of "
+            "K_i n_i over the network's own count; it differs where rows of an embedding are made "
+            "and not the whole. In evaluation weights are kept, and after "
+            "`npas.materialize` the count is the dense network's. A whole step (forward and "
+            "backward, weights made again) is compared with the dense network's step. "
+            f"The count from the plan and FlopCounterMode's agree in {sum(agree)} of {len(agree)} "
+            f"rows{': ' + both if both else ', all of them'}.",
+            [
+                Column("network", "network"),
+                Column("budget", "budget"),
+                Column("asked", "asked", count),
+                Column("trained", "params", count),
+                Column("coefficients", "coefficients", count),
+                Column("masks", "masks", count),
+                Column("upsampled", "upsampled"),
+                Column("MACs", "macs", count),
+                Column("generation", "generation_macs", _whole),
+                Column("formula", "formula_overhead", _share),
+                Column("batch 1", "overhead", _share),
+                Column("batch 64", "at_64", _share),
+                Column("eval, batch 1", "in_eval", _share),
+                Column("step, batch 1", "step", _share),
+            ],
+            ours,
+        ),
+        Section(
+            "Peers at the same budgets",
+            "What each peer trains with at most that many parameters, and what it adds to a "
+            "forward pass at batch 1 in training, beside npas. A peer that cannot meet a budget "
+            "has its own minimum. LCNN replaces products instead of generating weights: in "
+            "training every filter may use all of its dictionary.",
+            [
+                Column("network", "network"),
+                Column("budget", "budget"),
+                Column("method", "method"),
+                Column("asked", "asked", count),
+                Column("trained", "params", count),
+                Column("minimum", "minimum", count),
+                Column("MACs a sample", "total_macs", _whole),
+                Column("overhead", "overhead", percent),
+                Column("npas", "npas", percent),
+                Column("in eval", "in_eval", percent),
+                Column("how", "note"),
+            ],
+            theirs,
+        ),
+    ]
+
+
+def _first(row: Row) -> bool:
+    return row["batch"] == 1 and row["mode"] == "train"
+
+
+def _same(row: Row, rows: Sequence[Row], **changed: Any) -> Row:
+    """Return the row that differs from another in what is given, empty if there is none."""
+    keys = ("network", "budget", "method", "batch", "mode")
+    wanted = {key: changed.get(key, row[key]) for key in keys}
+    return next((r for r in rows if all(r[key] == wanted[key] for key in keys)), {})
+
+
+def _wide(row: Row, rows: Sequence[Row]) -> Row:
+    return {
+        **row,
+        "at_64": _same(row, rows, batch=64).get("overhead"),
+        "in_eval": _same(row, rows, mode="eval").get("overhead"),
+        "step": _same(row, rows, mode="step").get("overhead"),
+    }
+
+
+def _peer_line(row: Row, rows: Sequence[Row]) -> Row:
+    return {
+        **row,
+        "npas": _same(row, rows, method="npas").get("overhead"),
+        "in_eval": _same(row, rows, mode="eval").get("overhead"),
+    }
