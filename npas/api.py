@@ -67,12 +67,16 @@ def plan(
             (``"4x"``, ``4.0``), a number (``4_000_000``, ``"4M"``), bytes (``"16MiB"``), or
             ``"largest"``. It counts everything trainable.
         groups: which layers share a bank: ``"auto"``, ``"own"``, ``"single"``, ``"random"``,
-            ``"by_shape"``, ``"repeated"``, a dict of patterns -> bank, or a `Mapping`; or
-            ``"fit"``, for pretrained weights, which it reads: layers whose weights count most
-            keep them, the others share.
+            ``"by_shape"``, a dict of patterns -> bank, or a `Mapping`; ``"soft_sharing"`` (weights
+            of one shape in repeated blocks: Savarese and Maire, 2019) or ``"albert"``, also named
+            ``"repeated"`` (weights at one place of repeated blocks: Lan et al., 2020), which from
+            budget ``"largest"`` on keep what shares nothing, and let the rest share templates as
+            large as a layer; or ``"fit"``, for pretrained weights, which it reads: layers whose
+            weights count most keep them, the others share.
         n_banks: number of banks for ``"auto"`` and ``"random"``; by default as many as possible
             without a layer being upsampled that need not be (Appendix C).
-        k: most templates a layer may have; by default 4, growing with the budget.
+        k: most templates a layer may have; by default 4, growing with the budget, and with
+            ``"soft_sharing"`` and ``"albert"`` as many as layers share.
         downsample: ``"wavg"`` or ``"emb"`` (3.1.1), or the baselines ``"avg"``, ``"rr"`` (B.2).
         upsample: ``"mask"`` or ``"inter"`` (3.1.2), or the baseline ``"repeat"`` (B.4).
         seed: of the random choices in the mapping.

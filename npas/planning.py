@@ -16,7 +16,8 @@ from npas.passes.allocate import allocate_around, choose_k, largest, smallest
 from npas.passes.blocks import op_graph
 from npas.passes.collect import Inventory, WeightOp
 from npas.passes.demand import Demand
-from npas.passes.mapping import Groups, MapRequest, map_layers
+from npas.passes.mapping import SOFT, WHOLE, Groups, MapRequest, map_layers
+from npas.passes.templates import allocate_templates, one_template
 from npas.passes.trace import Trace
 from npas.plan import DOWNSAMPLE, UPSAMPLE, BankPlan, LayerPlan, Plan
 
@@ -113,9 +114,21 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
             largest=most + inventory.n_fixed,
         )
     # Demands stand in the model's order; allocate returns each bank's blocks in that order.
-    allocation = allocate_around(
-        demands, available, sizes_kept(mapping, {w.name: w.n for w in weights})
-    )
+    allocation = None
+    if mapping.source in WHOLE:
+        shared = [names for names in mapping.banks.values() if len(names) > 1]
+        k_whole = request.k or max([k, *map(len, shared)])
+        whole = _demands(request, weights, mapping, overrides, k_whole)
+        if mapping.source == SOFT and request.downsample in ("wavg", "emb"):
+            # A layer with a single template has its coefficient too, if there is room for it.
+            scaled = request.zero.union(*shared)
+            soft = _demands(replace(request, zero=scaled), weights, mapping, overrides, k_whole)
+            whole = soft if one_template(soft) <= available else whole
+        allocation = allocate_templates(whole, available)
+        demands = demands if allocation is None else whole
+    if allocation is None:
+        kept = sizes_kept(mapping, {w.name: w.n for w in weights})
+        allocation = allocate_around(demands, available, kept)
     bank_of = mapping.bank_of
     blocks = {bank: iter(allocation[i].blocks) for i, bank in enumerate(mapping.banks)}
     layers: list[LayerPlan] = []

@@ -46,10 +46,15 @@ class BankAllocation:
     cost: BankCost
 
 
-def smallest(demands: Sequence[Demand]) -> int:
-    """Return the fewest parameters that can serve these demands."""
+def smallest(demands: Sequence[Demand], floor: Sequence[int] | None = None) -> int:
+    """Return the fewest parameters that can serve these demands.
+
+    Args:
+        demands: as for `allocate`.
+        floor: as for `allocate`.
+    """
     layers = Layers.of(demands)
-    return _total(layers, _least(layers), np.ones_like(layers.limit))
+    return _total(layers, _least(layers, floor), np.ones_like(layers.limit))
 
 
 def largest(demands: Sequence[Demand]) -> int:
@@ -86,12 +91,15 @@ def choose_k(demands: Sequence[Demand], available: int, k_min: int = 4) -> int:
     return high
 
 
-def allocate(demands: Sequence[Demand], available: int) -> tuple[BankAllocation, ...]:
+def allocate(
+    demands: Sequence[Demand], available: int, floor: Sequence[int] | None = None
+) -> tuple[BankAllocation, ...]:
     """Decide every bank's size and where its layers' templates lie.
 
     Args:
         demands: the layers; every bank from 0 on has at least one.
         available: parameters that banks, coefficients, embeddings, masks and scales may cost.
+        floor: [banks] elements that a bank has at least; by default what costs the fewest.
 
     Returns:
         One allocation a bank, which together cost at most ``available``.
@@ -100,7 +108,8 @@ def allocate(demands: Sequence[Demand], available: int) -> tuple[BankAllocation,
         BudgetError: if ``available`` is below `smallest`, which it states.
     """
     layers = Layers.of(demands)
-    least = _total(layers, _least(layers), np.ones_like(layers.limit))
+    sizes = _least(layers, floor)
+    least = _total(layers, sizes, np.ones_like(layers.limit))
     if available < least:
         raise BudgetError(
             f"{available:,} parameters are available for the banks, but the smallest that these "
@@ -108,7 +117,7 @@ def allocate(demands: Sequence[Demand], available: int) -> tuple[BankAllocation,
             "budget or use fewer banks",
             smallest=least,
         )
-    laid = _search(layers, available)
+    laid = _search(layers, sizes, available)
     members: list[list[Demand]] = [[] for _ in layers.start]
     for demand in demands:
         members[demand.bank].append(demand)
@@ -150,8 +159,8 @@ def _total(layers: Layers, size: Ints, limit: Ints) -> int:
     return int(layers.settle(size, limit).cost().sum())
 
 
-def _least(layers: Layers) -> Ints:
-    """Return [banks] the size at which elements and masks together are fewest.
+def _least(layers: Layers, floor: Sequence[int] | None) -> Ints:
+    """Return [banks] the size of fewest elements and masks together, but at least ``floor``.
 
     For T tiles that is ceil(n / T), and T is near sqrt(n) / 3: the sum n / T + 9 (T - 1) rises by
     9 (dT)^2 / T around it, and rounding hides at most 2 elements, hence the width. Windows of less
@@ -166,7 +175,8 @@ def _least(layers: Layers) -> Ints:
     # A layer alone in its bank saves its scalar where it is an ordinary parameter.
     alone = (layers.single & layers.scale[layers.closing])[:, None]
     cost += alone & (sizes != layers.n_max[:, None])
-    return sizes[np.arange(len(n)), np.argmin(cost, axis=1)]
+    found = sizes[np.arange(len(n)), np.argmin(cost, axis=1)]
+    return found if floor is None else np.maximum(found, np.asarray(floor, np.int64))
 
 
 @dataclass(slots=True)
@@ -193,9 +203,9 @@ class _State:
         return self.layers.single & (self.size == self.layers.n_max)
 
 
-def _search(layers: Layers, available: int) -> Laid:
-    """Spend a budget that is at least the smallest."""
-    least, limit = _least(layers), layers.limit
+def _search(layers: Layers, least: Ints, available: int) -> Laid:
+    """Spend a budget that is enough for the least sizes."""
+    limit = layers.limit
     if _total(layers, least, limit) > available:
         # Not even the coefficients fit.
         limit = _lowered(layers, least, limit, available)
@@ -223,7 +233,7 @@ def _rounded(layers: Layers, target: Ints, least: Ints) -> Ints:
     """Return [banks] the sizes near ``target`` that keep blocks aligned and nothing dead."""
     cap, n_max = layers.cap(layers.limit), layers.n_max
     size = np.where(target >= _ROUND_FROM, target // _ROUND * _ROUND, target)
-    size = np.maximum(size, np.where(target >= n_max, n_max, least))
+    size = np.maximum(np.maximum(size, least), np.where(target >= n_max, n_max, 0))
     return np.where(target >= cap, cap, size)
 
 

@@ -115,10 +115,9 @@ def _repeated(request: MapRequest) -> _Clusters:
     """Let weights share that stand at the same place of blocks that repeat in a row.
 
     This is the cross-layer sharing of ALBERT (Lan et al., 2020, section 3.1), and so has that name
-    too. A mapping does not say how large banks are: every bank gets the same share of its weights.
-    Repeated blocks have one weight a place, as in ALBERT, where the budget is ``"largest"``, all
-    blocks repeat as often, and what stands in no block is in ``ignored_modules``. Biases and norms
-    stay each layer's own, which ALBERT shares as well.
+    too: with budget ``"largest"`` repeated blocks have one weight a place, and what stands in no
+    block keeps its own. A larger budget gives each place more templates
+    (`npas.passes.templates`). Biases and norms stay each layer's own, which ALBERT shares as well.
     """
     groups: _Clusters = []
     placed: set[str] = set()
@@ -141,7 +140,9 @@ def _soft_sharing(request: MapRequest) -> _Clusters:
 
     In a residual network these are a stage's 3x3 convolutions but those of its first block, which
     strides and projects: the manual groups of Savarese and Maire (2019), and of the paper's
-    Figure 5 for a WRN as far as its text says. WRN-28-10 has 14 groups so.
+    Figure 5 for a WRN as far as its text says. WRN-28-10 has 14 groups so. From budget
+    ``"largest"`` on, banks are theirs too: k templates as large as a layer, a coefficient a layer
+    for each, and all of what shares nothing (`npas.passes.templates`).
     """
     shapes = {w.name: w.shape for w in request.weights}
     clusters: _Clusters = []
@@ -287,6 +288,11 @@ STRATEGIES: dict[str, Callable[[MapRequest], _Clusters]] = {
     "soft_sharing": _soft_sharing,
     "fit": _fit,
 }
+
+# Strategies whose banks have whole templates (`npas.passes.templates`), and the one of them that
+# has a coefficient for a single template too.
+WHOLE = ("repeated", "albert", "soft_sharing")
+SOFT = "soft_sharing"
 
 
 def _check_n_banks(groups: object, request: MapRequest) -> None:

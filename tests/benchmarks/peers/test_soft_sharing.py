@@ -1,6 +1,7 @@
 """Soft parameter sharing against its equation, and against npas with the same numbers."""
 
 import copy
+from collections.abc import Callable
 from math import prod
 
 import pytest
@@ -8,11 +9,13 @@ import torch
 from torch import nn
 
 import npas
+from benchmarks.networks.transformer import transformer
 from benchmarks.networks.wrn import wrn
 from benchmarks.peers import PeerError, TooSmall
 from benchmarks.peers.base import n_params
 from benchmarks.peers.soft_sharing import Templates, build, groups_of, soft_sharing
-from npas.bank import banks_of
+from npas.bank import Bank, banks_of
+from npas.module import Shapeshifter
 from tests.benchmarks.peers.networks import Spec, doubles, macs, mlp, tensor, wide
 
 pytestmark = pytest.mark.pure
@@ -113,34 +116,42 @@ def test_what_it_does_not_apply_to() -> None:
         build(Spec("tied", tied), 1000)
 
 
-# npas with the same mapping computes the same, given the same numbers. What shares nothing is
-# ignored: npas gives every bank the same share of its weights, and so would make those layers from
-# less than they have.
+# With the same parameters npas's groups="soft_sharing" is this peer: the same banks, and given the
+# same numbers the same outputs and gradients.
 
 
-def as_npas(module: nn.Module, peer: nn.Module, k: int) -> nn.Module:
-    """Compile a network with banks of exactly k templates, and the peer's numbers in them."""
+def encoder() -> nn.Module:
+    return transformer(vocab=20, dim=12, depth=3, heads=2, max_len=6, causal=False)
+
+
+def as_npas(module: nn.Module, peer: nn.Module, k: int) -> Shapeshifter:
+    """Compile a network to the peer's parameters, and put the peer's numbers into the banks."""
     groups = groups_of(module)
-    sharing = {name for group in groups for name in group.layers}
-    alone = [n for n, p in module.named_parameters() if p.dim() > 1 and n not in sharing]
-    kept = n_params(module) - sum(len(g.layers) * prod(g.shape) for g in groups)
-    # With one template npas has no coefficient.
-    coefficients = sum(k * len(g.layers) for g in groups) if k > 1 else 0
-    budget = kept + sum(k * prod(g.shape) for g in groups) + coefficients
-    plan = npas.plan(module, budget, groups="soft_sharing", k=k, ignored_modules=alone)
-    assert [bank.layers for bank in plan.banks] == [group.layers for group in groups]
+    plan = npas.plan(module, n_params(peer), groups="soft_sharing")
+    assert plan.n_params == n_params(peer)
+    shared = [bank for bank in plan.banks if len(bank.layers) > 1]
+    assert [(bank.name, bank.layers) for bank in shared] == [(g.name, g.layers) for g in groups]
+    for bank, group in zip(shared, groups, strict=True):
+        n, most = prod(group.shape), min(k, len(group.layers))
+        assert bank.size == most * n
+        windows = {(layer.base, layer.stride, layer.k) for layer in plan.layers_of(bank.name)}
+        assert windows == {(0, n if most > 1 else 0, most)}
     ssn = npas.compile(module, plan=plan)
+    assert n_params(ssn) == n_params(peer)
     for bank, group in zip(banks_of(ssn).values(), groups, strict=True):
-        assert bank.theta.numel() == k * prod(group.shape)
         own = [tensor(peer, _original(name)).detach() for name in group.layers]
-        shared = tensor(peer, _templates(group.layers[0]))
         with torch.no_grad():
-            bank.theta.copy_(shared.flatten())
-            if bank.alpha is not None:
-                bank.alpha.copy_(torch.cat(own))
+            bank.theta.copy_(tensor(peer, _templates(group.layers[0])).flatten())
+            coefficients_of(bank).copy_(torch.cat(own))
         bank.set_gains(torch.ones(len(group.layers)))
-        assert [bank.slot_of(n)[0].k for n in group.layers] == [k] * len(group.layers)
     return ssn
+
+
+def coefficients_of(bank: Bank) -> nn.Parameter:
+    """Return the coefficients of a bank, which stand elsewhere where there is one template."""
+    found = bank.scale if bank.alpha is None else bank.alpha
+    assert found is not None
+    return found
 
 
 def _original(name: str) -> str:
@@ -153,41 +164,69 @@ def _templates(name: str) -> str:
     return f"{owner}.parametrizations.{last}.0.templates"
 
 
-@pytest.mark.parametrize("k", [1, 2, 3])
+# Groups of 6, 4 and 4 convolutions; of 12 projections, and of two shapes of 3 layers.
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], torch.Tensor]]] = {
+    "wrn": (lambda: wrn(22, 1), lambda: torch.randn(3, 3, 8, 8)),
+    "encoder": (encoder, lambda: torch.randint(20, (3, 6))),
+}
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+@pytest.mark.parametrize("network", list(NETWORKS))
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
     # In float64 sums of another order differ by less than 1e-12 of what is summed. In float32 they
     # do by some 1e-7 a sum, which twenty layers carry on.
     [(torch.float64, 1e-12), (torch.float32, 1e-5)],
 )
-def test_npas_with_the_same_numbers_is_equal(k: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_npas_with_the_same_numbers_is_equal(
+    network: str, k: int, dtype: torch.dtype, tolerance: float
+) -> None:
     torch.manual_seed(0)
-    module = wrn(22, 2).to(dtype)
+    make, draw = NETWORKS[network]
+    module = make().to(dtype)
     peer = soft_sharing(copy.deepcopy(module), k).module
-    if k == 1:
-        with torch.no_grad():
-            for name, parameter in peer.named_parameters():
-                if parameter.shape == (1,) and name.endswith("original"):
-                    parameter.fill_(1.0)
     ssn = as_npas(module, peer, k)
-    x = torch.randn(3, 3, 8, 8, dtype=dtype)
+    x = draw()
+    x = x.to(dtype) if x.is_floating_point() else x
     ours, theirs = ssn(x), peer(x)
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
     probe = torch.randn_like(ours)
     (ours * probe).sum().backward()
     (theirs * probe).sum().backward()
+    # A key's bias adds the same to all scores of a query: its gradient is 0 but for rounding.
+    most = max(p.grad.abs().max().item() for p in peer.parameters() if p.grad is not None)
 
     def near(a: torch.Tensor | None, b: torch.Tensor | None) -> None:
         assert a is not None and b is not None
-        scale = b.abs().max().item()
+        scale = max(b.abs().max().item(), 1e-3 * most)
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * scale)
 
     for bank, group in zip(banks_of(ssn).values(), groups_of(module), strict=True):
         shared = tensor(peer, _templates(group.layers[0]))
         near(bank.theta.grad, None if shared.grad is None else shared.grad.flatten())
-        if bank.alpha is not None:
-            own = [tensor(peer, _original(name)).grad for name in group.layers]
-            near(bank.alpha.grad, torch.cat([grad for grad in own if grad is not None]))
+        own = [tensor(peer, _original(name)).grad for name in group.layers]
+        near(coefficients_of(bank).grad, torch.cat([grad for grad in own if grad is not None]))
     sharing = {name for group in groups_of(module) for name in group.layers}
     for name in dict(module.named_parameters()).keys() - sharing:
         near(tensor(ssn, name).grad, tensor(peer, name).grad)
+
+
+@pytest.mark.parametrize("depth_width", [(28, 10), (22, 1), (16, 4), (40, 2)], ids=str)
+def test_npas_has_the_peers_banks_at_every_number_of_templates(
+    depth_width: tuple[int, int],
+) -> None:
+    with torch.device("meta"):
+        groups = groups_of(wrn(*depth_width))
+        for k in range(1, 7):
+            wanted = soft_sharing(wrn(*depth_width), k).n_params
+            plan = npas.plan(wrn(*depth_width), wanted, groups="soft_sharing")
+            assert plan.n_params == wanted
+            found = {bank.name: bank for bank in plan.banks if not plan.is_ordinary(bank.name)}
+            assert list(found) == [group.name for group in groups]
+            for group in groups:
+                most, n = min(k, len(group.layers)), prod(group.shape)
+                assert found[group.name].size == most * n
+                for layer in plan.layers_of(group.name):
+                    assert (layer.base, layer.k) == (0, most)
+                    assert layer.stride == (n if most > 1 else 0)
