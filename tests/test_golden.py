@@ -121,7 +121,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, dict[str, Any]]] = {
         torch.empty(2, 8, dtype=torch.int64, device="meta"),
         {
             "budget": "75%",
-            "groups": "repeated",
+            # As "repeated" maps, but all banks get the same share: tables are generated too.
+            "groups": {f"re:.*{part}.*": part for part in ("qkv", "out", "up", "down")},
             "downsample": "emb",
             "overrides": {"blocks.0.out": {"downsample": "wavg"}},
         },
