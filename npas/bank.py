@@ -161,29 +161,44 @@ class Bank(nn.Module):
             return weights if layer is None else weights[layer]
         if layer is None:
             return self._generate_all()
-        slot, always = self._slots[layer], defer == "always"
-        if defer is not None and self._can_fuse(slot, always=always):
-            return Deferred(self, layer, always=always)
-        return self._weight(slot)
+        if defer is not None:
+            deferred = self.defer(layer, always=defer == "always")
+            if deferred is not None:
+                return deferred
+        return self._weight(self._slots[layer])
 
     @property
     def live(self) -> LiveWeights:
         """The generated weights that are alive, shared by the banks of a module."""
         return self._live
 
-    def read(self, layer: str, *, whole: bool = False) -> torch.Tensor:
+    def read(self, layer: str, *, whole: bool = False, hold: bool = True) -> torch.Tensor:
         """Return a layer's weight for a module that reads it on its own.
 
         Args:
             layer: name of the layer.
             whole: whether to make all weights of the bank with it, and keep them for the pass.
+            hold: whether it may be read again at once.
         """
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return self(layer)
         state = (torch.is_grad_enabled(), self._autocast())
         again = self._slots[layer].layer.uses > 1
         make = self if whole else lambda: {layer: self(layer)}
-        return self._live.read(layer, state, make, again=again)
+        return self._live.read(layer, state, make, again=again, hold=hold)
+
+    def defer(self, layer: str, *, always: bool = False) -> Deferred | None:
+        """Return what multiplies with a layer's weight, None where the weight is to be made.
+
+        Args:
+            layer: name of the layer.
+            always: whether to multiply without the weight wherever that is possible.
+        """
+        if self._may_cache() and not torch.is_grad_enabled():
+            return None
+        if not self._can_fuse(self._slots[layer], always=always):
+            return None
+        return Deferred(self, layer, always=always)
 
     def fuses(self, layer: str, input: torch.Tensor, rows: int, *, always: bool = False) -> bool:
         """Tell whether a layer's product with ``input`` is made without writing its weight.

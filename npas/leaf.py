@@ -31,8 +31,12 @@ class Reads(Multiplies, Protocol):
         """The generated weights that are alive, shared by the banks of a module."""
         ...
 
-    def read(self, layer: str, *, whole: bool) -> torch.Tensor:
+    def read(self, layer: str, *, whole: bool = False, hold: bool = True) -> torch.Tensor:
         """Return a layer's weight."""
+        ...
+
+    def defer(self, layer: str, *, always: bool) -> Deferred | None:
+        """Return what multiplies with a layer's weight, None where the weight is to be made."""
         ...
 
 
@@ -60,7 +64,8 @@ class Source:
         """Return the weight, or what multiplies without it where that may pay."""
         if self.schedule not in ("auto", "fused") or torch.compiler.is_compiling():
             return self.make()
-        return self.bank(self.layer, defer="always" if self.schedule == "fused" else "pays")
+        deferred = self.bank.defer(self.layer, always=self.schedule == "fused")
+        return self.bank.read(self.layer, hold=False) if deferred is None else deferred
 
 
 def _linear(module: nn.Linear, weight: torch.Tensor | Deferred, input: torch.Tensor) -> Any:

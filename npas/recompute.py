@@ -163,6 +163,7 @@ class LiveWeights:
         make: Callable[[], dict[str, torch.Tensor]],
         *,
         again: bool = False,
+        hold: bool = True,
     ) -> torch.Tensor:
         """Return a layer's weight, made once a forward pass where it is read several times.
 
@@ -174,6 +175,7 @@ class LiveWeights:
             state: what it depends on besides the bank: grad mode and autocast's dtype.
             make: makes it, and others that are to be kept with it until the pass ends.
             again: whether it is known to be read again.
+            hold: whether it may be read again at once.
         """
         here, key = self._pass, (layer, state)
         if layer in here.given:
@@ -190,7 +192,7 @@ class LiveWeights:
         reused = here.learns and layer in self._reused
         if again or reused or len(weights) > 1:
             here.kept.update({(name, state): weight for name, weight in weights.items()})
-        else:
+        elif hold:
             here.recent.append((key, weights[layer]))
         return weights[layer]
 

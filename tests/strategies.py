@@ -326,7 +326,9 @@ _PATTERNS: list[dict[str, str]] = [
 
 def options() -> st.SearchStrategy[dict[str, Any]]:
     """Draw keyword arguments of `npas.plan`."""
-    groups = st.sampled_from(["own", "single", "random", "by_shape", "repeated", "auto"])
+    groups = st.sampled_from(
+        ["own", "single", "random", "by_shape", "repeated", "soft_sharing", "auto"]
+    )
     patterns = st.sampled_from(_PATTERNS)
     k = st.one_of(st.none(), st.none(), st.integers(1, 7))
     overrides = st.sampled_from(

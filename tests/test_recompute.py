@@ -203,6 +203,36 @@ def test_a_weight_that_every_step_uses_is_made_again_once_a_backward_pass() -> N
         assert counts[torch.ops.npas.combine] == 2 * plan.generation_macs
 
 
+class Looped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(D, 2 * D), nn.Linear(2 * D, D)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(4):
+            x = x + self.down(F.gelu(self.up(x)))
+        return x
+
+
+@pytest.mark.parametrize("way", ["fx", "opaque", "in place"])
+def test_a_layer_that_is_called_again_is_made_once_a_pass(way: str) -> None:
+    model = Looped()
+    plan = npas.plan(model, "150%", groups="single")
+    ssn: nn.Module
+    if way == "in place":
+        ssn = npas.compile_(model, plan=plan)
+    else:
+        ssn = npas.compile(model, plan=plan, frontend=way)
+    ssn(X)  # an opaque module learns in its first pass what is called again
+    with FlopCounterMode(display=False) as counter:
+        loss = ssn(X).square().mean()
+        made = dict(counter.get_flop_counts()["Global"])
+        loss.backward()
+        again = counter.get_flop_counts()["Global"]
+    combine = torch.ops.npas.combine
+    assert made[combine] == again[combine] - made[combine] == 2 * plan.generation_macs
+
+
 def test_two_backward_passes_through_one_graph() -> None:
     ssn = make(True)
     loss = ssn(X).square().sum()

@@ -120,10 +120,14 @@ class SearchBank(nn.Module):
             made = torch.select_scatter(made, empty, 0, weight.padding_idx)
         return made if rows is None else made[rows]
 
-    def read(self, layer: str, *, whole: bool = False) -> torch.Tensor:
+    def read(self, layer: str, *, whole: bool = False, hold: bool = True) -> torch.Tensor:
         """Return a layer's weight for a module that reads it on its own."""
-        del whole
+        del whole, hold
         return self(layer)
+
+    def defer(self, layer: str, *, always: bool = False) -> None:
+        """Tell that a layer's weight is made before it is multiplied."""
+        del layer, always
 
     def fuses(self, layer: str, input: torch.Tensor, rows: int, *, always: bool = False) -> bool:
         """Tell that a layer's weight is made before it is multiplied."""
