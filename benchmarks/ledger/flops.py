@@ -13,14 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import npas
 from benchmarks import paper
-from benchmarks.ledger.flops_tables import sections
+from benchmarks.ledger.flops_tables import PUBLISHED, sections
 from benchmarks.ledger.plots import overhead_plot
 from benchmarks.ledger.suite import Case, Plot, Rows, Suite
 from benchmarks.networks import NETWORKS, example_inputs, network
 from benchmarks.networks.spec import OUR_OWN
 from benchmarks.peers import PEERS, Built, PeerError, TooSmall
 from benchmarks.peers.hypernetwork import hypernetwork
-from npas.counting import MODES
+from npas.counting import MODES, Count
 from npas.counting_view import number
 
 Inputs = tuple[torch.Tensor, ...]
@@ -30,9 +30,7 @@ BATCHES = (1, 64)
 OTHER_BUDGETS = ("10%", "50%", "100%")
 #: What is counted beside npas and the dense network.
 PEER_NAMES = ("hypernetwork", "soft_sharing", "lcnn")
-METHODS = ("dense", "npas", *PEER_NAMES)
-#: In place of a budget: a peer as its paper has it.
-PUBLISHED = "as published"
+METHODS = ("dense", "npas", "npas-single", *PEER_NAMES)
 
 
 def names() -> list[str]:
@@ -111,6 +109,9 @@ def _rows(subject: _Subject, methods: Sequence[str]) -> Iterator[dict[str, Any]]
         if "npas" in methods:
             for row in _npas_rows(subject, asked):
                 yield base | {"method": "npas"} | row
+        if "npas-single" in methods:
+            for row in _single_rows(subject, asked):
+                yield base | {"method": "npas-single"} | row
         for method in (method for method in PEER_NAMES if method in methods):
             for row in _peer_rows(subject, partial(PEERS[method].build, spec, asked)):
                 yield base | {"method": method} | row
@@ -121,21 +122,34 @@ def _rows(subject: _Subject, methods: Sequence[str]) -> Iterator[dict[str, Any]]
                 yield base | row
 
 
-def _npas_rows(subject: _Subject, asked: int) -> Iterator[dict[str, Any]]:
-    # With two samples it is seen what all of them share, and a graph is made for any number.
+def _planned(subject: _Subject, asked: int, groups: str) -> tuple[Count, dict[str, Any]]:
+    # With two samples it is seen what all of them share.
     pair = example_inputs(subject.name, 2, "meta")
-    plan = npas.plan(subject.dense, asked, example_inputs=pair)
+    plan = npas.plan(subject.dense, asked, groups=groups, example_inputs=pair)
     found = npas.count(subject.dense, plan, pair)
-    batch, inputs = next(iter(subject.inputs.items()))
     params = plan.params
-    made = {
+    first = next(iter(subject.inputs))
+    return found, {
         "params": plan.n_params,
         "coefficients": params["coefficients"] + params["layer embeddings"],
         "masks": params["masks"],
         "upsampled": sum(layer.k == 0 for layer in plan.layers),
-        "formula_overhead": float(found.formula / subject.macs[batch, "train"]),
+        "formula_overhead": float(found.formula / subject.macs[first, "train"]),
         "k": plan.k,
     }
+
+
+def _single_rows(subject: _Subject, asked: int) -> Iterator[dict[str, Any]]:
+    """Count with one bank for all layers, where most templates are combined, from the plan."""
+    found, made = _planned(subject, asked, "single")
+    for size, mode in subject.macs:
+        yield made | subject.totals(size, mode, found.generation(size, mode))
+
+
+def _npas_rows(subject: _Subject, asked: int) -> Iterator[dict[str, Any]]:
+    found, made = _planned(subject, asked, "auto")
+    plan, (batch, inputs) = found.plan, next(iter(subject.inputs.items()))
+    pair = example_inputs(subject.name, 2, "meta")  # makes a graph for any batch
     ssn = npas.compile(subject.dense, plan=plan, example_inputs=pair)
     for (size, mode), macs in subject.macs.items():
         generation = found.generation(size, mode)
