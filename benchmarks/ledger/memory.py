@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import npas
-from benchmarks.ledger.suite import Case, Rows, Suite
+from benchmarks.ledger.plots import adam_plot
+from benchmarks.ledger.suite import Case, Plot, Rows, Suite
 from benchmarks.networks import network
 from benchmarks.tables import Column, Row, Section, count
 from npas.bank import banks_of
@@ -165,5 +166,6 @@ SUITE = Suite(
         for budget in (DENSE, *BUDGETS)
     ],
     sections,
+    (Plot("adam", "Memory of Adam training at each budget", adam_plot),),
     environ={"MALLOC_MMAP_THRESHOLD_": "65536"},
 )

@@ -33,3 +33,22 @@ def overhead_plot(rows: Sequence[Row]) -> Any:
     axes.set_xticks(batches, [str(b) for b in batches])
     axes.legend()
     return figure
+
+
+def adam_plot(rows: Sequence[Row]) -> Any:
+    """Draw what is resident after a step of Adam, and at the peak, at each budget."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(_SIZE, layout="constrained")
+    axes = figure.subplots()
+    own = [row for row in rows if row["activations"] == rows[0]["activations"]]
+    places = range(len(own))
+    steady = [row["steady_bytes"] / 1e9 for row in own]
+    above = [(row["peak_bytes"] - row["steady_bytes"]) / 1e9 for row in own]
+    axes.bar(places, steady, color="C0", label="after a step: weights, gradients, Adam")
+    axes.bar(places, above, bottom=steady, color="C1", label="more at the peak")
+    axes.set_xticks(places, [row["budget"] for row in own])
+    axes.set_xlabel(f"budget of {own[0]['network']}")
+    axes.set_ylabel("GB")
+    axes.legend()
+    return figure
