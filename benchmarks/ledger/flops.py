@@ -22,10 +22,13 @@ from benchmarks.peers import PEERS, Built, PeerError, TooSmall
 from benchmarks.peers.hypernetwork import hypernetwork
 from npas.counting import MODES, Count
 from npas.counting_view import number
+from npas.kernels.combine_linear.cost import fused, written
+from npas.plan import Plan
 
 Inputs = tuple[torch.Tensor, ...]
 
 BATCHES = (1, 64)
+ITEMSIZE = 4
 #: Of networks that the paper trains at no budget that its tables print.
 OTHER_BUDGETS = ("10%", "50%", "100%")
 #: What is counted beside npas and the dense network.
@@ -152,6 +155,7 @@ def _npas_rows(subject: _Subject, asked: int) -> Iterator[dict[str, Any]]:
     pair = example_inputs(subject.name, 2, "meta")  # makes a graph for any batch
     ssn = npas.compile(subject.dense, plan=plan, example_inputs=pair)
     for (size, mode), macs in subject.macs.items():
+        made |= weight_bytes(plan, size)
         generation = found.generation(size, mode)
         seen = Fraction(_steady(ssn, subject.inputs[size], mode), size)
         agrees = seen == macs + generation
@@ -159,6 +163,36 @@ def _npas_rows(subject: _Subject, asked: int) -> Iterator[dict[str, Any]]:
         yield made | subject.totals(size, mode, generation) | {"agrees": agrees, "note": note}
     before, after = (Fraction(_step(module, inputs), batch) for module in (subject.dense, ssn))
     yield made | {"batch": batch, "mode": "step", **_totals(before, after - before)}
+
+
+def weight_bytes(plan: Plan, batch: int) -> dict[str, int]:
+    """Return the bytes of weights that a forward pass moves in float32, dense and generated.
+
+    Args:
+        plan: with multiply-accumulates.
+        batch: samples.
+
+    Returns:
+        ``dense_bytes`` where weights are read; ``written_bytes`` where they are made first;
+        ``fused_bytes`` where products may make them on the way, if that moves less (see
+        `npas.kernels.combine_linear.cost`).
+    """
+    dense = made = best = 0
+    for layer in plan.layers:
+        if not layer.macs:  # rows are looked up
+            continue
+        n, k, rows = layer.n, max(1, layer.k), batch * layer.macs // layer.n
+        own = n * ITEMSIZE
+        dense += own
+        if plan.is_ordinary(layer.bank):
+            made, best = made + own, best + own
+            continue
+        cost = written(rows, k, n, ITEMSIZE, training=False).n_bytes
+        made += cost
+        if layer.is_pointwise and layer.k:
+            cost = min(cost, fused(rows, k, n, ITEMSIZE, training=False).n_bytes)
+        best += cost
+    return {"dense_bytes": dense, "written_bytes": made, "fused_bytes": best}
 
 
 def _peer_rows(subject: _Subject, build: Callable[[], Built]) -> Iterator[dict[str, Any]]:

@@ -21,6 +21,10 @@ PUBLISHED = "as published"
 HIGH = 0.03
 
 
+def _mb(value: float) -> str:
+    return f"{value / 1e6:.1f}"
+
+
 def _whole(value: float) -> str:
     return f"{value:,.0f}"
 
@@ -93,6 +97,26 @@ def sections(rows: Sequence[Row]) -> list[Section]:
                 Column("step, batch 1", "step", _share),
             ],
             ours,
+        ),
+        Section(
+            "Where generation cannot hide",
+            "Linear and recurrent networks at batch 1: a weight is used once a sample, so making "
+            "it from K templates takes K times what using it takes. What counts there is traffic: "
+            "bytes of weights that a forward pass moves in float32, where they are read (dense), "
+            "where they are made, written and read, and where the fused product "
+            "(`npas::combine_linear`, chosen on GPUs) reads the templates and writes no weight. "
+            "Recurrent weights are always written.",
+            [
+                Column("network", "network"),
+                Column("budget", "budget"),
+                Column("generation to network, MACs", "overhead", percent),
+                Column("in eval", "in_eval", percent),
+                Column("batch 64", "at_64", percent),
+                Column("dense MB", "dense_bytes", _mb),
+                Column("written MB", "written_bytes", _mb),
+                Column("fused MB", "fused_bytes", _mb),
+            ],
+            [row for row in ours if row["kind"] in ("linear", "recurrent")],
         ),
         Section(
             "Peers at the same budgets",
