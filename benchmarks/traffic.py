@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,50 @@ def peak_temporaries(call: Callable[[], object]) -> int:
     Args:
         call: runs on the CPU.
     """
+    held = peak = 0
+    for change in memory_changes(call).changes:
+        held += change.n_bytes
+        peak = max(peak, held)
+    return peak - held
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Memory that the allocator gave, or took back.
+
+    Attributes:
+        at: time in microseconds.
+        address: of the memory.
+        n_bytes: above 0 where it was given.
+    """
+
+    at: float
+    address: int
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a call did with memory.
+
+    Attributes:
+        changes: in their order.
+        ends: name of a part of the call, as `torch.profiler.record_function` has it -> its end in
+            microseconds.
+    """
+
+    changes: list[Change]
+    ends: dict[str, float]
+
+
+def memory_changes(call: Callable[[], object]) -> Memory:
+    """Return what a call did with memory; what it returns is dropped after the last change.
+
+    What a library allocates for itself, as oneDNN does for work space, is not seen.
+
+    Args:
+        call: runs on the CPU.
+    """
     # Its library greets on stderr at every start and stop.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -118,10 +163,7 @@ def peak_temporaries(call: Callable[[], object]) -> int:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
-    held = peak = 0
-    for event in sorted(
-        (e for e in events if e.get("name") == "[memory]"), key=lambda e: e["args"]["Ev Idx"]
-    ):
-        held += event["args"]["Bytes"]
-        peak = max(peak, held)
-    return peak - held
+    given = [(e["ts"], e["args"]) for e in events if e.get("name") == "[memory]"]
+    given.sort(key=lambda pair: pair[1]["Ev Idx"])
+    ends = {e["name"]: e["ts"] + e["dur"] for e in events if e.get("cat") == "user_annotation"}
+    return Memory([Change(at, row["Addr"], row["Bytes"]) for at, row in given], ends)

@@ -11,7 +11,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,12 +97,23 @@ def same_bits(modules: Mapping[str, nn.Module], x: torch.Tensor) -> None:
     assert not different, f"gradients differ with recomputation: {different}"
 
 
-class Step:
-    """A training step of a module with AdamW; how long the optimizer takes is noted apart."""
+def squares(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Return the loss of a module with one input and one output."""
+    return module(x).square().mean()
 
-    def __init__(self, module: nn.Module, x: torch.Tensor) -> None:
+
+class Step:
+    """A training step of a module with AdamW; how long the optimizer takes is noted apart.
+
+    Attributes:
+        loss: runs the forward pass.
+        optimizer: of the module's parameters.
+        optimizer_ms: of every step until now.
+    """
+
+    def __init__(self, module: nn.Module, loss: Callable[[], torch.Tensor]) -> None:
         """Make the optimizer."""
-        self.module, self.x = module, x
+        self.loss = loss
         # Without fused=True each temporary is as large as a parameter, and fresh memory for a large
         # one: 220 ms for a bank of 43M parameters, 130 for as many in layers, 25 fused.
         self.optimizer = torch.optim.AdamW(module.parameters(), fused=True)
@@ -110,7 +121,11 @@ class Step:
 
     def __call__(self) -> None:
         """Run forward, backward and the optimizer."""
-        self.module(self.x).square().mean().backward()
+        self.loss().backward()
+        self.update()
+
+    def update(self) -> None:
+        """Run the optimizer, and drop the gradients."""
         start = time.perf_counter()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -127,7 +142,8 @@ def step(networks: Mapping[str, Network], rounds: int) -> list[dict[str, Any]]:
                 modules = compiled_pair(network, budget, groups)
                 same_bits(modules, x)
                 torch.manual_seed(0)
-                steps = {key: Step(m, x) for key, m in {"dense": network.make(), **modules}.items()}
+                every = {"dense": network.make(), **modules}
+                steps = {key: Step(m, partial(squares, m, x)) for key, m in every.items()}
                 times = paired(steps, CPU, rounds)
                 rows += [
                     {
@@ -149,21 +165,32 @@ def step(networks: Mapping[str, Network], rounds: int) -> list[dict[str, Any]]:
 
 def saved_bytes(module: nn.Module, x: torch.Tensor) -> int:
     """Return the bytes that forward keeps for backward, the module's own tensors apart."""
-    own = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
+    found = kept_bytes(partial(squares, module, x), (*module.parameters(), *module.buffers()))
+    module.zero_grad()
+    return found
+
+
+def kept_bytes(loss: Callable[[], torch.Tensor], own: Iterable[torch.Tensor]) -> int:
+    """Return the bytes that forward keeps for backward; both are run.
+
+    Args:
+        loss: runs the forward pass.
+        own: tensors that are there anyway, and do not count.
+    """
+    known = {t.untyped_storage().data_ptr() for t in own}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage  # held, so that no address is used twice
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = module(x).square().mean()
-    found = sum(storage.nbytes() for storage in kept.values())
-    loss.backward()
-    module.zero_grad()
-    return found
+        found = loss()
+    n_bytes = sum(storage.nbytes() for storage in kept.values())
+    found.backward()
+    return n_bytes
 
 
 def saved(networks: Mapping[str, Network], rounds: int) -> list[dict[str, Any]]:
