@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import npas
+from benchmarks.traffic import memory_changes
 from npas.bank import Bank
 from npas.module import Shapeshifter
 
@@ -369,3 +370,31 @@ def test_gains_of_one_make_a_view() -> None:
     assert bank.gain.tolist() == [2.0, 1.0, 1.0]
     weight = bank.generate("0.weight")
     assert weight.untyped_storage().data_ptr() != bank.theta.untyped_storage().data_ptr()
+
+
+def test_gradients_of_a_whole_bank_are_written_once() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(64, 63) for _ in range(20)))
+    bank = bank_of(npas.compile(model, 0.5, groups="single", k=2))
+    weights: Any = bank()
+    loss = torch.stack([weight.square().sum() for weight in weights.values()]).sum()
+    changes = memory_changes(loss.backward).changes
+    taken = sum(change.n_bytes for change in changes if change.n_bytes > 0)
+    total = sum(weight.nbytes for weight in weights.values())
+    # Each in a few pieces of its own, and all of them together once, not once a layer.
+    assert taken < 5 * total + 3 * bank.theta.nbytes
+
+
+def test_weights_of_a_whole_bank_may_be_changed_in_place() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(9, 7, bias=False) for _ in range(3)))
+    bank = bank_of(npas.compile(model, 0.7, groups="single", k=2))
+    weights: Any = bank()
+    weights["1.weight"].mul_(2)
+    alone = [bank(f"{index}.weight") for index in range(3)]
+    for index, (weight, expected) in enumerate(zip(weights.values(), alone, strict=True)):
+        torch.testing.assert_close(weight, expected * (2 if index == 1 else 1))
+    total = torch.stack([weight.sum() for weight in weights.values()]).sum()
+    found = torch.autograd.grad(total, bank.theta)
+    expected = torch.autograd.grad(alone[0].sum() + 2 * alone[1].sum() + alone[2].sum(), bank.theta)
+    torch.testing.assert_close(found, expected)
