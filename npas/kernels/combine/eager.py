@@ -124,7 +124,12 @@ def combine(
     out = theta.new_empty(output_size(table), dtype=dtype)
     end = 0
     with autocast_off(theta):
-        for index, (row, start) in enumerate(_placed(tuple(table))):
+        rows = _placed(tuple(table))
+        if len(rows) == 1:  # a layer's own call, where every view costs as much as the work
+            row = rows[0][0]
+            combine_into(out, theta, factors_of(row, coef, gain, kept), row)
+            return out
+        for index, (row, start) in enumerate(rows):
             if end < start:
                 out[end:start].zero_()
             end = start + row.n
@@ -145,13 +150,17 @@ def accumulate(
     """Add the gradients of bank and coefficients to buffers, of no elements where not wanted."""
     theta, grad, key = theta.contiguous(), grad.contiguous(), tuple(table)
     rows = _placed(key)
-    gains = [None] * len(rows) if gain is None else list(gain.unbind())
     with autocast_off(theta):
+        if len(rows) == 1 and _is_small(rows[0][0]):
+            _accumulate_row(grad, theta, coef, gain, rows[0][0], d_theta, d_coef)
+            return
+        gains = [None] * len(rows) if gain is None else list(gain.unbind())
         for (row, start), own_gain in zip(rows, gains, strict=True):
             if _is_small(row):
                 part = grad[start : start + row.n]
                 _accumulate_row(part, theta, coef, own_gain, row, d_theta, d_coef)
-        _accumulate_tiles(grad, theta, coef, gains, key, d_theta, d_coef)
+        if _pieces(key):
+            _accumulate_tiles(grad, theta, coef, gains, key, d_theta, d_coef)
 
 
 def _accumulate_row(
