@@ -219,12 +219,14 @@ class Bank(nn.Module):
     def _can_fuse(self, slot: _Slot, *, always: bool) -> bool:
         """Tell whether a product may be made without the weight, whatever its input."""
         layer = slot.layer
+        # Only the kernels gain: fusing_pays knows that of the device.
+        if not always and self.theta.device.type != "cuda":
+            return False
         if not layer.k or layer.padding_idx is not None or self._is_view(slot):
             return False
         if not supported(slot.row):
             return False
-        # Only the kernels gain: fusing_pays knows that of the device.
-        has_kernels = self._backend != "reference" and self.theta.device.type == "cuda"
+        has_kernels = self._backend != "reference"
         return always or (has_kernels and choose("bank", self._backend, self.theta) == "triton")
 
     def train(self, mode: bool = True) -> "Bank":
@@ -412,7 +414,8 @@ class Bank(nn.Module):
         return autocast_dtype(self.theta.device)
 
     def _tensors(self) -> list[torch.Tensor]:
-        return [*self.parameters(recurse=False), self.gain]
+        held = (tensor for tensor in self._parameters.values() if tensor is not None)
+        return [*held, self.gain]
 
     def _may_cache(self) -> bool:
         # Inference tensors have no version counter, so a change in them cannot be seen.

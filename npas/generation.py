@@ -95,12 +95,13 @@ class _Made(torch.autograd.Function):
         del token
         ctx.sink, ctx.call = sink, call
         # Autograd notices when one is changed in place before the backward pass.
-        ctx.save_for_backward(*sink.sources)
+        ctx.save_for_backward(*(source for source in sink.sources if source.numel()))
         return call.make(sink.sources)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[None, None, None]:
-        sources = Sources(*ctx.saved_tensors)
+        saved = iter(ctx.saved_tensors)
+        sources = Sources(*(next(saved) if s.numel() else s for s in ctx.sink.sources))
         with torch.no_grad():
             ctx.call.accumulate(grads[0], sources, ctx.sink.buffers())
         return None, None, None
