@@ -8,6 +8,7 @@ import torch
 
 from npas.kernels import combine
 from npas.kernels.combine import reference
+from npas.kernels.combine.op import combine_accumulate
 from npas.kernels.combine.table import AVERAGE, rows_of
 from npas.kernels.samples import Sample
 from tests.kernels.checks import Op
@@ -143,3 +144,20 @@ def test_a_bank_past_2_to_the_31_elements() -> None:
 def available_bytes() -> int:
     fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize(("n", "k"), [(50_000, 4), (70_000, 4), (100_000, 1)])
+def test_gradients_of_a_long_weight_are_as_near_as_float32_is(n: int, k: int) -> None:
+    torch.manual_seed(0)
+    theta, coef, grad = torch.randn(n * k + 3), torch.randn(k), torch.randn(n)
+    gain, table = torch.tensor([1.5]), (3, n, k, n, 0)
+    found = torch.zeros_like(theta), torch.zeros_like(coef)
+    combine_accumulate(grad, theta, coef, gain, table, *found, "eager")
+    bank, factors = theta.double().requires_grad_(), coef.double().requires_grad_()
+    made = reference.combine(bank, factors, gain.double(), table)
+    right = torch.autograd.grad(made, (bank, factors), grad.double())
+    torch.testing.assert_close(found[0].double(), right[0], rtol=1e-6, atol=1e-6)
+    # A sum of n products of size 1, whose standard deviation is the root of n: BLAS adds it up in a
+    # few running sums, with an error of up to some 3e-5 of that.
+    torch.testing.assert_close(found[1].double(), right[1], rtol=0, atol=1e-4 * n**0.5)

@@ -221,8 +221,12 @@ def _add_coefficients(
 
 
 def _is_small(row: Row) -> bool:
-    """Tell whether one matrix operation for all templates takes less than a call for each."""
-    return row.n * row.k <= SMALL and is_disjoint(row)
+    """Tell whether one matrix operation for all templates takes the place of a call for each.
+
+    4 templates of 50,000 take 38 us and not 103. Longer ones would too, but each coefficient's sum
+    is then longer than `DOT`.
+    """
+    return row.n <= max(DOT, SMALL // row.k) and is_disjoint(row)
 
 
 class _Piece(NamedTuple):
