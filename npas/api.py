@@ -152,7 +152,7 @@ def compile(
             without writing their weight; ``"fused"``: they do so wherever that is possible;
             ``"bank"``: all weights of a bank at once, which holds them all and recomputes none.
         recompute: whether generated weights are made again for the backward pass instead of being
-            kept; ``"auto"`` does it wherever autograd allows.
+            kept; ``"auto"`` does it where they are more than 32 MiB in all and autograd allows.
         calibrate: a batch (a tensor, a tuple of positional or a dict of keyword inputs): gains,
             and signs of weights that are drawn at random, are set once from a forward pass, so that
             activations start at the original's scale.
@@ -207,7 +207,7 @@ def compile(
         plan,
         tried=tried,
         schedule=schedule,
-        recompute=bool(recompute),
+        recompute=recompute,
         backend=backend,
     )
     starts, fit = run("initialise", start_banks, plan, banks_of(ssn), weights, init, importance)
@@ -280,7 +280,7 @@ def compile_(
     banks = run("banks", make_banks, model, analysis, plan, backend, schedule)
     starts, fit = run("initialise", start_banks, plan, banks.banks, weights, init, importance)
     measured = None if calibrate is None else _measure(run, model, analysis, plan, calibrate)
-    install(model, banks, state_in_place(model, plan, banks, schedule, bool(recompute)))
+    install(model, banks, state_in_place(model, plan, banks, schedule, recompute))
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     try:

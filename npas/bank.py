@@ -58,6 +58,15 @@ class _Cache:
     weights: dict[str, torch.Tensor]
 
 
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    """A call that makes weights together, and which."""
+
+    call: Call
+    layers: tuple[LayerPlan, ...]
+    sizes: tuple[int, ...]
+
+
 class Bank(nn.Module):
     """One shared flat parameter (theta_j of the paper) and what turns it into weights.
 
@@ -115,6 +124,7 @@ class Bank(nn.Module):
         self._rows_only = rows_only
         self._chosen = backend
         self._cache: _Cache | None = None
+        self._calls: tuple[object, torch.Tensor, Sequence[_Launch]] | None = None
 
     @property
     def _backend(self) -> str:
@@ -161,6 +171,8 @@ class Bank(nn.Module):
             return weights if layer is None else weights[layer]
         if layer is None:
             return self._generate_all()
+        if self._live.makes_whole and layer not in self._rows_only:
+            return self._live.read(layer, self._state(), self._generate_all, hold=False)
         if defer is not None:
             deferred = self.defer(layer, always=defer == "always")
             if deferred is not None:
@@ -182,10 +194,14 @@ class Bank(nn.Module):
         """
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return self(layer)
-        state = (torch.is_grad_enabled(), self._autocast())
+        whole = whole or (self._live.makes_whole and layer not in self._rows_only)
         again = self._slots[layer].layer.uses > 1
         make = self if whole else lambda: {layer: self(layer)}
-        return self._live.read(layer, state, make, again=again, hold=hold)
+        return self._live.read(layer, self._state(), make, again=again, hold=hold)
+
+    def _state(self) -> tuple[bool, torch.dtype | None]:
+        """Return what a weight depends on besides the bank: grad mode and autocast's dtype."""
+        return torch.is_grad_enabled(), self._autocast()
 
     def defer(self, layer: str, *, always: bool = False) -> Deferred | None:
         """Return what multiplies with a layer's weight, None where the weight is to be made.
@@ -194,7 +210,7 @@ class Bank(nn.Module):
             layer: name of the layer.
             always: whether to multiply without the weight wherever that is possible.
         """
-        if self._may_cache() and not torch.is_grad_enabled():
+        if self._live.makes_whole or (self._may_cache() and not torch.is_grad_enabled()):
             return None
         if not self._can_fuse(self._slots[layer], always=always):
             return None
@@ -274,6 +290,7 @@ class Bank(nn.Module):
         ones = [False] * len(self.gain) if self.gain.is_meta else (self.gain == 1).tolist()
         self._ones = tuple(ones)
         self._unit_gain = all(ones)
+        self._calls = None
         self.refresh()
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
@@ -281,7 +298,7 @@ class Bank(nn.Module):
         self._note_gains()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": None}
+        return self.__dict__ | {"_cache": None, "_calls": None}
 
     def sources(self) -> Sources:
         """Return what the weights are made from, with grad where enabled."""
@@ -323,9 +340,14 @@ class Bank(nn.Module):
 
     def _run(self, call: Call) -> torch.Tensor:
         """Make what a call makes, with grad where enabled."""
+        return self._run_all([call])[0]
+
+    def _run_all(self, calls: Sequence[Call]) -> Sequence[torch.Tensor]:
+        """Make what calls make, with grad where enabled."""
         if self._backend != "reference" and can_sink():
-            return self._live.forward_of(self).run(call)
-        return call.make(self.sources())
+            return self._live.forward_of(self).run(calls)
+        sources = self.sources()
+        return [call.make(sources) for call in calls]
 
     def _product(self, slot: _Slot, input: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
         layer = slot.layer
@@ -447,19 +469,38 @@ class Bank(nn.Module):
         all that are tiled without. Embeddings of which only rows are read are left out: made
         whole, they would cost the memory of the dense weight.
         """
-        wanted = {n: slot for n, slot in self._slots.items() if n not in self._rows_only}
+        launches = self._launches()
+        weights: dict[str, torch.Tensor] = {}
+        made = self._run_all([launch.call for launch in launches])
+        for launch, flat in zip(launches, made, strict=True):
+            for layer, piece in zip(launch.layers, _cut(flat, launch.sizes), strict=True):
+                weights[layer.name] = self._finish(layer, piece)
+        return {name: weights[name] for name in self._slots if name in weights}
+
+    def _launches(self) -> Sequence["_Launch"]:
+        """Return the calls that make every weight, the same ones as long as they hold."""
+        key = self._autocast(), self.theta.dtype, self._backend
+        found = self._calls
+        if found is not None and found[0] == key and found[1] is self.gain:
+            return found[2]
         fused: dict[object, list[_Slot]] = {}
-        for name, slot in wanted.items():
+        for name, slot in self._slots.items():
+            if name in self._rows_only:
+                continue
             dtype = self._dtype(slot.layer)
             alone = (slot.layer.upsample == "inter" and not slot.layer.k) or self._is_view(slot)
             mode = name if alone else slot.layer.upsample if not slot.layer.k else "templates"
             fused.setdefault((dtype, mode), []).append(slot)
-        weights: dict[str, torch.Tensor] = {}
-        for slots in fused.values():
-            flat = self._run(self._call(slots, self._dtype(slots[0].layer)))
-            for slot, piece in zip(slots, _cut(flat, [s.layer.n for s in slots]), strict=True):
-                weights[slot.layer.name] = self._finish(slot.layer, piece)
-        return {name: weights[name] for name in wanted}
+        launches = tuple(
+            _Launch(
+                self._call(slots, self._dtype(slots[0].layer)),
+                tuple(slot.layer for slot in slots),
+                tuple(slot.layer.n for slot in slots),
+            )
+            for slots in fused.values()
+        )
+        self._calls = key, self.gain, launches
+        return launches
 
 
 def banks_of(module: nn.Module) -> dict[str, Bank]:

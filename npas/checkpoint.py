@@ -149,7 +149,7 @@ def _build(
         traced,
         plan,
         schedule=str(how["schedule"]),
-        recompute=bool(how["recompute"]),
+        recompute=how["recompute"],
         backend=backend,
     )
 

@@ -5,6 +5,7 @@ make a gradient as large as the bank for every layer, and add them up. Graphs th
 transformed use the ops' own derivatives.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -88,22 +89,27 @@ class _Last(torch.autograd.Function):
 
 
 class _Made(torch.autograd.Function):
-    """One call, whose gradients go into the sink."""
+    """Calls whose gradients go into the sink."""
 
     @staticmethod
-    def forward(ctx: Any, token: torch.Tensor, sink: Sink, call: Call) -> torch.Tensor:
+    def forward(
+        ctx: Any, token: torch.Tensor, sink: Sink, calls: Sequence[Call]
+    ) -> tuple[torch.Tensor, ...]:
         del token
-        ctx.sink, ctx.call = sink, call
+        ctx.set_materialize_grads(False)
+        ctx.sink, ctx.calls = sink, calls
         # Autograd notices when one is changed in place before the backward pass.
         ctx.save_for_backward(*(source for source in sink.sources if source.numel()))
-        return call.make(sink.sources)
+        return tuple(call.make(sink.sources) for call in calls)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[None, None, None]:
-        saved = iter(ctx.saved_tensors)
+        saved, buffers = iter(ctx.saved_tensors), ctx.sink.buffers()
         sources = Sources(*(next(saved) if s.numel() else s for s in ctx.sink.sources))
         with torch.no_grad():
-            ctx.call.accumulate(grads[0], sources, ctx.sink.buffers())
+            for call, grad in zip(ctx.calls, grads, strict=True):
+                if grad is not None:
+                    call.accumulate(grad, sources, buffers)
         return None, None, None
 
 
@@ -143,9 +149,9 @@ class Forward:
         """What the weights are made from, detached."""
         return self._sink.sources
 
-    def run(self, call: Call) -> torch.Tensor:
-        """Return what a call makes, with grad."""
-        return _Made.apply(self._token, self._sink, call)  # pyright: ignore
+    def run(self, calls: Sequence[Call]) -> tuple[torch.Tensor, ...]:
+        """Return what calls make, with grad."""
+        return _Made.apply(self._token, self._sink, calls)  # pyright: ignore
 
     def multiply(self, call: Product, input: torch.Tensor) -> torch.Tensor:
         """Return a product with a weight that is never written, with grad."""

@@ -10,6 +10,7 @@ from npas.leaf import leaf_class, sources_of
 from npas.module import Shapeshifter
 from npas.passes.materialize import dense_weights, give_back_all
 from npas.passes.rewrite import Banks
+from npas.passes.schedule import makes_whole, remakes
 from npas.plan import Plan
 from npas.report import Report
 
@@ -18,16 +19,17 @@ FRONT_END = "in place"
 
 
 def state_in_place(
-    model: nn.Module, plan: Plan, banks: Banks, schedule: str, recompute: bool
+    model: nn.Module, plan: Plan, banks: Banks, schedule: str, recompute: bool | str
 ) -> State:
     """Return what npas keeps with a model that it changes in place."""
+    banks.live.whole = makes_whole(plan, schedule, recompute)
     why = "the model's own forward runs, and modules make their weights when they read them"
     return State(
         original=type(model),
         plan=plan,
         report=Report(FRONT_END, {}, (), submodules=_submodules(model, why)),
         live=banks.live,
-        recompute=recompute,
+        recompute=remakes(plan, recompute),
         how={
             "frontend": FRONT_END,
             "n_inputs": 0,

@@ -10,7 +10,7 @@ from npas.compiled import State
 from npas.kernels.backends import check_triton
 from npas.module import Shapeshifter
 from npas.passes.rewrite import rewrite
-from npas.passes.schedule import schedule_all
+from npas.passes.schedule import makes_whole, remakes, schedule_all
 from npas.passes.trace import Trace
 from npas.passes.visible import submodules, visible_share
 from npas.plan import Plan
@@ -61,12 +61,13 @@ def assemble(
     *,
     tried: tuple[str, ...] = (),
     schedule: str,
-    recompute: bool,
+    recompute: bool | str,
     backend: str,
 ) -> Shapeshifter:
     """Rewrite and schedule: return the compiled module, its banks not initialised."""
     rewritten = run("rewrite", rewrite, model, traced, plan, backend, schedule)
     graphs = run("schedule", schedule_all, rewritten.graphs, plan, schedule)
+    rewritten.live.whole = makes_whole(plan, schedule, recompute)
     state = State(
         original=type(model),
         plan=plan,
@@ -79,7 +80,7 @@ def assemble(
             submodules(model, traced),
         ),
         live=rewritten.live,
-        recompute=recompute,
+        recompute=remakes(plan, recompute),
         how={
             "frontend": traced.front_end,
             "n_inputs": traced.n_inputs,

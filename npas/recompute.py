@@ -115,10 +115,14 @@ class LiveWeights:
     """The generated weights that are alive now, by storage, and the banks of a forward pass.
 
     One object a compiled module, shared by its banks; copies and pickles start empty.
+
+    Attributes:
+        whole: whether a bank makes all of its weights when a pass with grad reads the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whole: bool = False) -> None:
         """Start with none."""
+        self.whole = whole
         self._recipes: dict[int, tuple[weakref.ref[torch.Tensor], int, Recipe]] = {}
         self._pass = _Pass()
         self._reused: set[str] = set()
@@ -138,6 +142,12 @@ class LiveWeights:
     def note_hooks(self) -> None:
         """Remember what packs saved tensors in this pass from here on."""
         self._pass.hooks = _pack_hook()
+
+    @property
+    def makes_whole(self) -> bool:
+        """Whether a bank's weights are made together here: in eager mode, in a pass with grad."""
+        inside = self._pass.banks is not None and not self._is_checkpointed()
+        return self.whole and inside and can_sink()
 
     def _is_checkpointed(self) -> bool:
         """Tell whether this thread is inside of something that will be run again on its own.
@@ -212,11 +222,11 @@ class LiveWeights:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LiveWeights":
         """Return an empty one: a copy of a module has generated nothing yet."""
-        return memo.setdefault(id(self), LiveWeights())
+        return memo.setdefault(id(self), LiveWeights(self.whole))
 
-    def __reduce__(self) -> tuple[type, tuple[()]]:
+    def __reduce__(self) -> tuple[type, tuple[bool]]:
         """Pickle as an empty one."""
-        return LiveWeights, ()
+        return LiveWeights, (self.whole,)
 
     def add(self, weight: torch.Tensor, recipe: Recipe) -> None:
         """Remember a weight for as long as its tensor lives.

@@ -12,6 +12,39 @@ from npas.passes.rewrite import BANKS
 from npas.plan import LayerPlan, Plan
 
 SCHEDULES = ("auto", "layer", "bank", "fused")
+#: Generated weights of a model that are no larger in all are kept: a step of a small network spends
+#: more on making them again, one by one, than they weigh (ResNet-56, DenseNet-BC-100-12).
+KEPT_BYTES = 32 << 20
+
+
+def remakes(plan: Plan, recompute: bool | str) -> bool:
+    """Tell whether the weights of a plan are made again for the backward pass.
+
+    Args:
+        plan: what is generated.
+        recompute: ``"auto"`` does so above `KEPT_BYTES`.
+    """
+    return generated_bytes(plan) > KEPT_BYTES if recompute == "auto" else bool(recompute)
+
+
+def makes_whole(plan: Plan, how: str, recompute: bool | str) -> bool:
+    """Tell whether a bank makes all of its weights when a pass with grad reads the first.
+
+    Args:
+        plan: what is generated.
+        how: one of `SCHEDULES`.
+        recompute: as for `remakes`; what is asked for by name is done a layer at a time.
+    """
+    return how == recompute == "auto" and not remakes(plan, recompute)
+
+
+def generated_bytes(plan: Plan) -> int:
+    """Return the bytes of all weights that are generated."""
+    return sum(
+        layer.n * getattr(torch, layer.dtype).itemsize
+        for layer in plan.layers
+        if not plan.is_ordinary(layer.bank)
+    )
 
 
 def schedule_all(graphs: Mapping[bool, fx.Graph], plan: Plan, how: str) -> dict[bool, fx.Graph]:
@@ -25,7 +58,8 @@ def schedule(graph: fx.Graph, plan: Plan, how: str) -> fx.Graph:
 
     ``"layer"`` leaves a generation where its weight is first used, so that the backward pass can
     drop and make again one weight at a time; without grad a bank then makes all its weights in one
-    launch at its first call. ``"bank"`` makes all weights of a bank at the first use of any: fewer
+    launch at its first call, and in a pass with grad too where they are small and kept
+    (`makes_whole`). ``"bank"`` makes all weights of a bank at the first use of any: fewer
     launches, all of them held. ``"auto"`` is ``"layer"``, and where a product that generates its
     weight on the way can be the cheaper one (`npas.kernels.combine_linear.cost`) lets the layer
     decide when it knows its input; ``"fused"`` takes that product wherever it is possible.

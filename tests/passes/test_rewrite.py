@@ -49,17 +49,24 @@ class Calls:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[tuple[str, bool]] = []
-        make, rows = Bank._weight, Bank._rows
+        make, make_all, rows = Bank._weight, Bank._generate_all, Bank._rows
 
         def count_make(bank: Bank, slot: Any) -> torch.Tensor:
             self.made.append((slot.layer.name, False))
             return make(bank, slot)
+
+        def count_all(bank: Bank) -> dict[str, torch.Tensor]:
+            weights = make_all(bank)
+            if torch.is_grad_enabled():
+                self.made.extend((name, False) for name in weights)
+            return weights
 
         def count_rows(bank: Bank, slot: Any, ids: torch.Tensor) -> torch.Tensor:
             self.made.append((slot.layer.name, True))
             return rows(bank, slot, ids)
 
         monkeypatch.setattr(Bank, "_weight", count_make)
+        monkeypatch.setattr(Bank, "_generate_all", count_all)
         monkeypatch.setattr(Bank, "_rows", count_rows)
 
 
