@@ -177,13 +177,14 @@ def kept_bytes(loss: Callable[[], torch.Tensor], own: Iterable[torch.Tensor]) ->
         loss: runs the forward pass.
         own: tensors that are there anyway, and do not count.
     """
-    known = {t.untyped_storage().data_ptr() for t in own}
+    # The storage's own address: those of meta tensors have no data.
+    known = {t.untyped_storage()._cdata for t in own}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage  # held, so that no address is used twice
+        if storage._cdata not in known:
+            kept[storage._cdata] = storage  # held, so that no address is used twice
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):

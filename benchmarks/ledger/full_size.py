@@ -5,13 +5,14 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves
 
 import npas
 from benchmarks import paper
 from benchmarks.ledger.suite import Case, Rows, Suite
 from benchmarks.networks import example_inputs, network
 from benchmarks.tables import Column, Row, Section, count, percent
+from benchmarks.training import kept_bytes
 
 #: network that is trained, its budget, and the network that it is compared with.
 CASES = (
@@ -61,23 +62,15 @@ def rows_of(trained: str, budget: str, compared: str) -> Rows:
 
 
 def saved_bytes(module: nn.Module, *inputs: torch.Tensor) -> int:
-    """Return the bytes that a forward pass keeps for the backward pass, also on meta tensors.
+    """Return the bytes that a forward pass keeps for the backward pass, also on meta tensors."""
+    module.train()
 
-    The module's own tensors are not counted.
-    """
-    own = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}
+    def loss() -> torch.Tensor:
+        returned = tree_leaves(module(*inputs))
+        outputs = [t for t in returned if isinstance(t, torch.Tensor) and t.requires_grad]
+        return torch.stack([output.sum() for output in outputs]).sum()
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage  # held, so that no address is used twice
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = module.train()(*inputs)
-    del output
-    return sum(storage.nbytes() for storage in kept.values())
+    return kept_bytes(loss, (*module.parameters(), *module.buffers()))
 
 
 def sections(rows: Sequence[Row]) -> list[Section]:

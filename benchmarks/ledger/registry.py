@@ -1,16 +1,18 @@
 """Every suite of the ledger, and the other benchmarks."""
 
-from benchmarks.ledger import budgets, counts, flops, full_size, memory
+from benchmarks.ledger import budgets, cost, counts, flops, full_size, memory
 from benchmarks.ledger.suite import Suite
 from npas.errors import NpasError
 from npas.naming import nearest
 
 SUITES: dict[str, Suite] = {
-    module.SUITE.name: module.SUITE for module in (counts, budgets, flops, memory, full_size)
+    module.SUITE.name: module.SUITE for module in (counts, budgets, flops, cost, memory, full_size)
 }
 
 #: command -> what it measures, and its page.
 OTHERS = {
+    "python -m benchmarks.flops": "the suite flops, of chosen networks (docs/benchmarks.md)",
+    "python -m benchmarks.cost": "the suite cost, of chosen networks (docs/benchmarks.md)",
     "python -m benchmarks.foundation": "budgets, start, identity (docs/foundation.md)",
     "python -m benchmarks.kernels": "generation: times, bytes, floors (docs/kernels.md)",
     "python -m benchmarks.training": "a step against the dense model's (docs/kernels_training.md)",

@@ -44,9 +44,10 @@ def test_saved_bytes_on_meta_tensors_are_those_on_real_ones() -> None:
     real = transformer(depth=2)
     with torch.device("meta"):
         meta = transformer(depth=2)
-    expected = saved_bytes(real, ids)
-    # On meta tensors attention runs as its mathematical definition, which keeps more.
+    # The loss of benchmarks.training keeps the output, to square it.
+    expected = saved_bytes(real, ids) - 4 * real(ids).numel()
     assert full_size.saved_bytes(real, ids) == expected
+    # On meta tensors attention runs as its mathematical definition, which keeps more.
     assert full_size.saved_bytes(meta, ids.to("meta")) >= expected
 
 
