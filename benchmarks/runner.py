@@ -5,6 +5,7 @@ them, and a comparison is the median of the rounds' ratios, never a ratio of two
 """
 
 import gc
+import os
 import platform
 import statistics
 import subprocess
@@ -101,7 +102,8 @@ def environment(device: torch.device) -> dict[str, Any]:
             packages[package] = version(package)
         except PackageNotFoundError:
             packages[package] = None
-    machine = platform.machine()
+    capability = torch.backends.cpu.get_cpu_capability()
+    machine = f"{platform.machine()} {capability}, {os.cpu_count()} cores"
     if device.type == "cuda":
         machine = torch.cuda.get_device_name(device)
     return {
