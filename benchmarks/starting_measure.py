@@ -44,7 +44,8 @@ def measured(module: nn.Module, network: Network, names: Sequence[str]) -> Start
     """Run a network forward and backward once, in training mode.
 
     Args:
-        module: the original, or what was compiled in place from it.
+        module: the original, or what was compiled in place from it with ``recompute=True``: the
+            gradient of a weight is seen where its bank makes it alone.
         network: whose batch and blocks are taken.
         names: the allocated weights.
     """

@@ -146,8 +146,9 @@ class LiveWeights:
     @property
     def makes_whole(self) -> bool:
         """Whether a bank's weights are made together here: in eager mode, in a pass with grad."""
-        inside = self._pass.banks is not None and not self._is_checkpointed()
-        return self.whole and inside and can_sink()
+        if not (self.whole and can_sink()):  # asked first: a compiler knows what it says
+            return False
+        return self._pass.banks is not None and not self._is_checkpointed()
 
     def _is_checkpointed(self) -> bool:
         """Tell whether this thread is inside of something that will be run again on its own.
