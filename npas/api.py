@@ -152,7 +152,8 @@ def compile(
             without writing their weight; ``"fused"``: they do so wherever that is possible;
             ``"bank"``: all weights of a bank at once, which holds them all and recomputes none.
         recompute: whether generated weights are made again for the backward pass instead of being
-            kept; ``"auto"`` does it where they are more than 32 MiB in all and autograd allows.
+            kept; ``"auto"`` does it wherever autograd allows, but for small ones (see
+            `npas.passes.schedule.KEPT_BYTES`).
         calibrate: a batch (a tensor, a tuple of positional or a dict of keyword inputs): gains,
             and signs of weights that are drawn at random, are set once from a forward pass, so that
             activations start at the original's scale.

@@ -116,10 +116,13 @@ def test_saved_bytes_counts_what_is_kept() -> None:
 
 def test_auto_recomputes_what_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     assert saved_bytes(make("auto")) == saved_bytes(make(False)) > saved_bytes(make(True))
-    monkeypatch.setattr(schedule, "KEPT_BYTES", schedule.generated_bytes(make()._npas.plan) - 1)
-    assert saved_bytes(make("auto")) == saved_bytes(make(True))
-    monkeypatch.setattr(schedule, "KEPT_BYTES", schedule.KEPT_BYTES + 1)
-    assert saved_bytes(make("auto")) == saved_bytes(make(False))
+    sizes = schedule.generated_bytes(make()._npas.plan)
+    for limit, most in (("KEPT_BYTES", sum(sizes)), ("KEPT_MEAN_BYTES", sum(sizes) / len(sizes))):
+        with monkeypatch.context() as patch:
+            patch.setattr(schedule, limit, most - 1)
+            assert saved_bytes(make("auto")) == saved_bytes(make(True))
+            patch.setattr(schedule, limit, most)
+            assert saved_bytes(make("auto")) == saved_bytes(make(False))
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from npas.passes.rewrite import BANKS
 from npas.plan import LayerPlan, Plan
 
 SCHEDULES = ("auto", "layer", "bank", "fused")
-#: Generated weights of a model that are no larger in all are kept: a step of a small network spends
-#: more on making them again, one by one, than they weigh (ResNet-56, DenseNet-BC-100-12).
-KEPT_BYTES = 32 << 20
+#: Generated weights are kept where all of them together are no larger than the one, and in the mean
+#: no larger than the other: a network of many small layers (ResNet-56, DenseNet-BC-100-12) spends
+#: more on making them again, one by one, than they weigh. One of few large layers does not.
+KEPT_BYTES, KEPT_MEAN_BYTES = 32 << 20, 1 << 19
 
 
 def remakes(plan: Plan, recompute: bool | str) -> bool:
@@ -22,9 +23,12 @@ def remakes(plan: Plan, recompute: bool | str) -> bool:
 
     Args:
         plan: what is generated.
-        recompute: ``"auto"`` does so above `KEPT_BYTES`.
+        recompute: ``"auto"`` keeps what is small: `KEPT_BYTES`.
     """
-    return generated_bytes(plan) > KEPT_BYTES if recompute == "auto" else bool(recompute)
+    if recompute != "auto":
+        return bool(recompute)
+    sizes = generated_bytes(plan)
+    return sum(sizes) > min(KEPT_BYTES, KEPT_MEAN_BYTES * len(sizes))
 
 
 def makes_whole(plan: Plan, how: str, recompute: bool | str) -> bool:
@@ -38,13 +42,13 @@ def makes_whole(plan: Plan, how: str, recompute: bool | str) -> bool:
     return how == recompute == "auto" and not remakes(plan, recompute)
 
 
-def generated_bytes(plan: Plan) -> int:
-    """Return the bytes of all weights that are generated."""
-    return sum(
+def generated_bytes(plan: Plan) -> list[int]:
+    """Return the bytes of each weight that is generated."""
+    return [
         layer.n * getattr(torch, layer.dtype).itemsize
         for layer in plan.layers
         if not plan.is_ordinary(layer.bank)
-    )
+    ]
 
 
 def schedule_all(graphs: Mapping[bool, fx.Graph], plan: Plan, how: str) -> dict[bool, fx.Graph]:
