@@ -36,7 +36,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = made.add_subparsers(dest="action", required=True)
-    every = {name: actions.add_parser(name) for name in ("list", "run", "report")}
+    what = {
+        "list": "suites, cases and other benchmarks",
+        "run": "measure the cases that have no rows",
+        "report": "tables of rows",
+    }
+    every = {name: actions.add_parser(name, help=text) for name, text in what.items()}
     for action in every.values():
         action.add_argument("suites", nargs="*", metavar="SUITE", help=", ".join(SUITES))
         action.add_argument("--rows", type=Path, default=KEPT, help="file of the kept rows")

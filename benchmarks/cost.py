@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", nargs="+", metavar="SHARE", help="only these, such as 10%%")
     parser.add_argument("--json", action="store_true", help="print rows as JSON")
     parser.add_argument("--quick", action="store_true", help="tiny networks, fewer rounds")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch, 2 by default")
     parser.add_argument("--rounds", type=int, help=f"by default {ROUNDS}, quick {QUICK_ROUNDS}")
     options = parser.parse_args(arguments)
     settings = QUICK if options.quick else SETTINGS
@@ -38,7 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [name for name in options.network or () if name not in names]
     if unknown:
         parser.error(f"no network {unknown[0]!r}; there are {', '.join(names)}")
-    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    budgets = list(dict.fromkeys(budget for s in settings for budget in s.budgets))
+    unknown = [budget for budget in options.budget or () if budget not in budgets]
+    if unknown:
+        parser.error(f"no budget {unknown[0]!r}; there are {', '.join(budgets)}")
+    rounds = options.rounds
+    if rounds is None:
+        rounds = QUICK_ROUNDS if options.quick else ROUNDS
+    if options.threads < 1:
+        parser.error("--threads must be at least 1")
     if rounds < 2:
         parser.error("--rounds must be at least 2: a spread is between quartiles")
     torch.set_num_threads(options.threads)

@@ -4,7 +4,7 @@ For each network, at each budget of the paper: parameters, multiply-accumulates 
 of generation, and the overhead at each batch size, in training (``train``: a forward pass;
 ``step``: forward and backward) and in evaluation. One multiply-accumulate counts once, and all are
 of one sample. ``--json`` prints ``{"rows": [...]}``; a peer that cannot do with a budget has a row
-whose ``note`` says why.
+whose ``params`` are null and whose ``note`` says why.
 """
 
 import argparse

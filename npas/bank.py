@@ -85,6 +85,8 @@ class Bank(nn.Module):
     """
 
     gain: torch.Tensor
+    # Of the class too: a module that was pickled before has none.
+    _calls: tuple[object, torch.Tensor, Sequence[_Launch]] | None = None
 
     def __init__(
         self,
@@ -124,7 +126,6 @@ class Bank(nn.Module):
         self._rows_only = rows_only
         self._chosen = backend
         self._cache: _Cache | None = None
-        self._calls: tuple[object, torch.Tensor, Sequence[_Launch]] | None = None
 
     @property
     def _backend(self) -> str:

@@ -73,9 +73,7 @@ def _count(arguments: argparse.Namespace) -> int:
     from npas.counting import count
     from npas.counting_view import count_json, count_table
 
-    batches = [_whole("--batch", text) for text in arguments.batch.split(",")]
-    if min(batches) < 1:
-        raise NpasError(f"--batch {arguments.batch!r} must be whole numbers of at least 1")
+    batches = _batches(arguments.batch)
     model, plan, inputs = _planned(arguments)
     found = count(model, plan, *inputs)
     if arguments.json:
@@ -205,12 +203,21 @@ def _check_outputs(out: str | None, plot: str | None) -> None:
         raise NpasError("--plot needs matplotlib: pip install 'npas[plot]'")
 
 
+def _batches(text: str) -> list[int]:
+    try:
+        found = list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        found = [0]
+    if min(found) < 1:
+        raise NpasError(f"--batch {text!r} must be whole numbers of at least 1, with commas: 1,64")
+    return found
+
+
 def _whole(option: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        auto = " or auto" if option == "--groups" else ""
-        raise NpasError(f"{option} {text!r} must be a whole number{auto}") from None
+        raise NpasError(f"{option} {text!r} must be a whole number or auto") from None
 
 
 def _console() -> Console:
@@ -328,7 +335,14 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--target-modules", nargs="+", metavar="PATTERN", help="allocate only these"
     )
     parser.add_argument("--ignored-modules", nargs="+", metavar="PATTERN", help="leave these out")
-    parser.add_argument("--input", action="append", default=[], metavar="[NAME=]DTYPE:SIZES")
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="[NAME=]DTYPE:SIZES",
+        help="an example input, such as float32:2x3x32x32; with two samples it is seen what all "
+        "of them share; again for each input",
+    )
     parser.add_argument("--kwargs", default="{}", help="JSON arguments for the callable")
 
 

@@ -29,7 +29,7 @@ class Count:
 
     Attributes:
         plan: that is counted.
-        macs: of the network for one sample, or None without example inputs.
+        macs: of the network for one sample, in evaluation mode, or None without example inputs.
         generation_macs: that make every weight once; the batch shares them.
         row_macs: that make the rows of embeddings which one sample looks up.
         remade_macs: those of `generation_macs` that are spent in evaluation too: rows that all
@@ -57,6 +57,8 @@ class Count:
         In ``"eval"`` weights are made once and kept, so what is left is of embeddings.
         """
         check_choice("mode", mode, MODES)
+        if not isinstance(batch, int) or batch < 1:
+            raise NpasError(f"batch={batch!r} must be a whole number of at least 1")
         whole = self.generation_macs if mode == "train" else self.remade_macs
         return self.row_macs + Fraction(whole, batch)
 

@@ -74,8 +74,9 @@ def number(value: Fraction | int) -> int | float:
 
 def _caption(count: Count) -> str:
     lines = [
-        "One multiply-accumulate counts once. Weights are generated once a forward pass, so that a "
-        "batch shares the cost; in evaluation they are made once and kept.",
+        "One multiply-accumulate counts once; the network's own are those of evaluation. Weights "
+        "are generated once a forward pass, so that a batch shares the cost; in evaluation they "
+        "are made once and kept, but for rows of embeddings.",
     ]
     if count.row_macs:
         lines.append(

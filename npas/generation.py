@@ -26,8 +26,28 @@ class Sink:
     def __init__(self, sources: Sources) -> None:
         """Take the sources as they are, with or without gradient."""
         self.sources = Sources(*(source.detach() for source in sources))
+        self._versions = self._found_versions()
         self.wanted = tuple(source.requires_grad for source in sources)
         self._buffers: dict[int, Sources] = {}
+
+    def _found_versions(self) -> tuple[int, ...]:
+        # Those that share memory with a parameter count its changes.
+        return tuple(0 if s.is_inference() else s._version for s in self.sources)
+
+    def check(self) -> None:
+        """Check that nothing was changed in place since the forward pass.
+
+        Autograd would notice it by saved tensors, but those it frees after one backward pass, and
+        what a bank makes may be needed by several: one loss after the other.
+
+        Raises:
+            RuntimeError: if a source was changed.
+        """
+        if self._versions != self._found_versions():
+            raise RuntimeError(
+                "a bank's parameters, needed for gradient computation, have been modified by an "
+                "inplace operation since the forward pass; call backward before optimizer.step()"
+            )
 
     def buffers(self) -> Sources:
         """Return the buffers of the backward pass that runs now."""
@@ -98,18 +118,16 @@ class _Made(torch.autograd.Function):
         del token
         ctx.set_materialize_grads(False)
         ctx.sink, ctx.calls = sink, calls
-        # Autograd notices when one is changed in place before the backward pass.
-        ctx.save_for_backward(*(source for source in sink.sources if source.numel()))
         return tuple(call.make(sink.sources) for call in calls)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[None, None, None]:
-        saved, buffers = iter(ctx.saved_tensors), ctx.sink.buffers()
-        sources = Sources(*(next(saved) if s.numel() else s for s in ctx.sink.sources))
+        sink = ctx.sink
+        sink.check()
         with torch.no_grad():
             for call, grad in zip(ctx.calls, grads, strict=True):
                 if grad is not None:
-                    call.accumulate(grad, sources, buffers)
+                    call.accumulate(grad, sink.sources, sink.buffers())
         return None, None, None
 
 

@@ -150,3 +150,11 @@ def test_an_unknown_mode() -> None:
     model = Tied()
     with pytest.raises(npas.NpasError, match="eval"):
         npas.count(model, npas.plan(model, "50%")).generation(1, "evaluate")
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.5])
+def test_batches_that_cannot_be(batch: Any) -> None:
+    model = Tied()
+    found = npas.count(model, npas.plan(model, "50%"))
+    with pytest.raises(npas.NpasError, match="batch"):
+        found.generation(batch)

@@ -266,6 +266,36 @@ def test_a_layer_that_is_called_again_is_made_once_a_pass(way: str) -> None:
     assert made[combine] == again[combine] - made[combine] == 2 * plan.generation_macs
 
 
+class Heads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(D, D), nn.Linear(D, D)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.a(x), self.b(x)
+
+
+@pytest.mark.parametrize("options", [{}, {"schedule": "bank"}, {"recompute": True}])
+@pytest.mark.parametrize("budget", [0.3, 0.7, 1.5])
+def test_one_loss_after_the_other_without_retaining_the_graph(
+    options: dict[str, Any], budget: float
+) -> None:
+    """As the original can: what the two share is the bank alone."""
+    torch.manual_seed(0)
+    ssn = npas.compile(Heads(), budget, groups="single", **options)
+    together = sum(out.square().mean() for out in ssn(X))
+    assert isinstance(together, torch.Tensor)
+    together.backward()
+    expected = {n: p.grad.clone() for n, p in ssn.named_parameters() if p.grad is not None}
+    ssn.zero_grad()
+    for out in ssn(X):
+        out.square().mean().backward()
+    found = {n: p.grad for n, p in ssn.named_parameters() if p.grad is not None}
+    assert set(found) == set(expected)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name])
+
+
 def test_two_backward_passes_through_one_graph() -> None:
     ssn = make(True)
     loss = ssn(X).square().sum()

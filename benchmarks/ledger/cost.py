@@ -247,6 +247,14 @@ _MEMORY_NOTE = (
 )
 
 
+_WHY = (
+    " On networks of many small layers npas's generation and its gradients, functions of Python "
+    "that are called a bank at a time, take longer than the few native operators a layer that "
+    "parametrize and soft sharing are written in; half of the parameters gives 9 to 24 banks. On "
+    "large layers those operators' temporaries take longer."
+)
+
+
 def _time_note(rows: Sequence[Row]) -> str:
     found = {True: [], False: []}
     for r in slower(rows):
@@ -256,7 +264,8 @@ def _time_note(rows: Sequence[Row]) -> str:
         )
     return (
         "A step is forward, backward and AdamW (fused); all methods of a network take turns in "
-        "one process. To npas and to dense are medians of the rounds' ratios: above 1, the method "
+        "one process. Spread is the distance between the quartiles, in medians. To npas and to "
+        "dense are medians of the rounds' ratios: above 1, the method "
         "takes longer. npas (the defaults) makes each weight where it is used and again for the "
         "backward pass, or, where they are small (32 MiB in all, 512 KiB a layer), those of a bank "
         "at once, and keeps them, as npas-bank always does; parametrize makes the same weights "
@@ -267,11 +276,7 @@ def _time_note(rows: Sequence[Row]) -> str:
         "but for embeddings of which rows are looked up, which parametrize makes whole. "
         f"Methods whose step is faster than npas's, of {', '.join(RIVALS)}, resolved by a sign "
         f"test at 5%: {'; '.join(found[True]) or 'none'}. Not resolved: "
-        f"{'; '.join(found[False]) or 'none'}. On networks of many small layers npas's generation "
-        "and its gradients, functions of Python that are called a bank at a time, take longer than "
-        "the few native operators a layer that parametrize and soft sharing are written in; half "
-        "of the parameters gives 9 to 24 banks. On large layers those operators' temporaries "
-        "take longer."
+        f"{'; '.join(found[False]) or 'none'}.{_WHY if found[True] else ''}"
     )
 
 

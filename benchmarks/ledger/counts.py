@@ -37,7 +37,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
     """Return one table."""
     note = (
         "Parameters, what is published, whether ours round to it, and multiply-accumulates of one "
-        "sample (an image, a pair, a sequence) as `benchmarks.networks` gives it."
+        "sample (an image, a pair, a sequence) in evaluation, as `benchmarks.networks` gives it."
     )
     columns = [
         Column("network", "network"),

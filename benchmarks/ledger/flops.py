@@ -161,6 +161,8 @@ def _npas_rows(subject: _Subject, asked: int) -> Iterator[dict[str, Any]]:
         agrees = seen == macs + generation
         note = "" if agrees else f"FlopCounterMode counts {number(seen):,}"
         yield made | subject.totals(size, mode, generation) | {"agrees": agrees, "note": note}
+    if has_grouped(subject.dense):
+        return  # FlopCounterMode's formula of a convolution's gradients knows no groups
     before, after = (Fraction(_step(module, inputs), batch) for module in (subject.dense, ssn))
     yield made | {"batch": batch, "mode": "step", **_totals(before, after - before)}
 
@@ -202,7 +204,9 @@ def _peer_rows(subject: _Subject, build: Callable[[], Built]) -> Iterator[dict[s
     except PeerError as error:
         least = error.minimum if isinstance(error, TooSmall) else None
         for batch, mode in subject.macs:
-            yield {"batch": batch, "mode": mode, "minimum": least, "note": str(error)}
+            empty = {"params": None, "generation_macs": None, "total_macs": None, "overhead": None}
+            place = {"batch": batch, "mode": mode, "macs": number(subject.macs[batch, mode])}
+            yield {**place, **empty, "minimum": least, "note": str(error)}
         return
     for (batch, mode), macs in subject.macs.items():
         # What a peer generates does not depend on the input: evaluation can do without.
@@ -230,6 +234,11 @@ def _totals(macs: Fraction, generation: Fraction | int) -> dict[str, Any]:
         "total_macs": number(macs + generation),
         "overhead": float(generation / macs),
     }
+
+
+def has_grouped(module: nn.Module) -> bool:
+    """Tell whether a module has a convolution of more than one group."""
+    return any(getattr(child, "groups", 1) > 1 for child in module.modules())
 
 
 def counted(module: nn.Module, inputs: Inputs) -> int:

@@ -40,7 +40,8 @@ def sections(rows: Sequence[Row]) -> list[Section]:
     theirs = [_peer_line(row, rows) for row in rows if row["method"] in PEERS and _first(row)]
     agree = [row["agrees"] for row in rows if "agrees" in row]
     different = [row for row in rows if row.get("agrees") is False]
-    both = "; ".join(f"{r['network']} {r['method']} {r['budget']}: {r['note']}" for r in different)
+    said = (f"{r['network']} {r['method']} (batch {r['batch']}, {r['mode']})" for r in different)
+    both = ", ".join(said)
     conv = [row for row in ours if row["kind"] == "conv"]
     high = _above(conv, "overhead", HIGH, "{:.2%}")
     high_64 = _above(conv, "at_64", HIGH / 60, "{:.3%}")
@@ -68,14 +69,17 @@ def sections(rows: Sequence[Row]) -> list[Section]:
             example,
         ),
         Section(
-            "npas at every budget of the paper",
+            "npas at the budgets of the paper",
+            "Networks that the paper trains at no printed budget stand at 10, 50 and 100%. "
             "Parameters asked and trained, of which coefficients and masks; layers that are larger "
             "than their bank; multiply-accumulates of one sample, of generation once a forward "
             "pass, and the overhead at each batch size in training. The formula is the sum of "
             "K_i n_i over the network's own count; it differs where rows of an embedding are made "
             "and not the whole. In evaluation weights are kept, and after "
             "`npas.materialize` the count is the dense network's. A whole step (forward and "
-            "backward, weights made again) is compared with the dense network's step. "
+            "backward, with weights made again where the default does) is compared with the dense "
+            "network's step; it is left out for grouped convolutions, whose gradients "
+            "FlopCounterMode counts as if there were one group. "
             "With one bank for all layers most templates are combined: the column beside it. "
             f"Convolutional networks above {HIGH:.0%} at batch 1: {high}; above {HIGH / 60:.2%} at "
             f"batch 64: {high_64}. Those use a weight less often than the others: EfficientNet-B0 "
@@ -83,8 +87,9 @@ def sections(rows: Sequence[Row]) -> list[Section]:
             "EfficientNet-ND on 32x32 images 13 in evaluation (in training deconvolution adds to "
             "the network's own, at batch 1 more than the rest), where WRN-28-10 takes 144; `k=3` "
             "or `k=2` takes as many fewer. "
-            f"The count from the plan and FlopCounterMode's agree in {sum(agree)} of {len(agree)} "
-            f"rows{': ' + both if both else ', all of them'}.",
+            f"In {sum(agree)} of {len(agree)} rows, those of peers included, the analytic count "
+            f"and FlopCounterMode's agree exactly. The others: {both or 'none'}; there a peer "
+            "makes a weight at every use, and a network uses it several times.",
             [
                 Column("network", "network"),
                 Column("budget", "budget"),
@@ -128,8 +133,9 @@ def sections(rows: Sequence[Row]) -> list[Section]:
             "Peers at the same budgets",
             "What each peer trains with at most that many parameters, and what it adds to a "
             "forward pass at batch 1 in training, beside npas. A peer that cannot meet a budget "
-            "has its own minimum. LCNN replaces products instead of generating weights: in "
-            "training every filter may use all of its dictionary.",
+            "has its own minimum, one that has nothing to replace in a network none. LCNN replaces "
+            "products instead of generating weights: in training every filter may use all of its "
+            "dictionary.",
             [
                 Column("network", "network"),
                 Column("budget", "budget"),
@@ -193,9 +199,7 @@ def _wide(row: Row, rows: Sequence[Row]) -> Row:
 def _peer_line(row: Row, rows: Sequence[Row]) -> Row:
     note = row["note"]
     if row.get("params") is None:
-        note = (
-            "its minimum is above the budget" if row["minimum"] else "it makes none of its weights"
-        )
+        note = "its minimum is above the budget" if row["minimum"] else "does not apply"
     return {
         **row,
         "note": note,

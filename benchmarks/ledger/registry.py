@@ -32,5 +32,6 @@ def suite(name: str) -> Suite:
         NpasError: if there is none; the message names the nearest.
     """
     if name not in SUITES:
-        raise NpasError(f"no suite {name!r}{nearest(name, SUITES)}; use {', '.join(SUITES)}")
+        hint = "; python -m benchmarks case SUITE/CASE runs one case" if "/" in name else ""
+        raise NpasError(f"no suite {name!r}{nearest(name, SUITES)}; use {', '.join(SUITES)}{hint}")
     return SUITES[name]
