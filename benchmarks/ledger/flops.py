@@ -238,7 +238,8 @@ def _totals(macs: Fraction, generation: Fraction | int) -> dict[str, Any]:
 
 def has_grouped(module: nn.Module) -> bool:
     """Tell whether a module has a convolution of more than one group."""
-    return any(getattr(child, "groups", 1) > 1 for child in module.modules())
+    convs = (m for m in module.modules() if isinstance(m, nn.modules.conv._ConvNd))
+    return any(conv.groups > 1 for conv in convs)
 
 
 def counted(module: nn.Module, inputs: Inputs) -> int:
