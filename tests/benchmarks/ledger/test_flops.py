@@ -11,6 +11,7 @@ import npas
 from benchmarks import flops as command, paper
 from benchmarks.ledger import budgets, counts, flops
 from benchmarks.ledger.flops_tables import EXAMPLE, HIGH, sections
+from benchmarks.networks import network
 
 pytestmark = pytest.mark.pure
 
@@ -165,6 +166,13 @@ def test_a_fused_product_moves_no_weight() -> None:
     }
     many = flops.weight_bytes(plan, 100_000)
     assert many["fused_bytes"] == many["written_bytes"]
+
+
+def test_steps_of_grouped_convolutions_are_left_out() -> None:
+    """FlopCounterMode's formula of their gradients would count one group."""
+    with torch.device("meta"):
+        assert flops.has_grouped(network("efficientnet-b0").make())
+        assert not flops.has_grouped(network("densenet-bc-100-12").make())
 
 
 def test_counted_sees_a_forward_pass() -> None:
