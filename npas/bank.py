@@ -478,7 +478,7 @@ class Bank(nn.Module):
                 weights[layer.name] = self._finish(layer, piece)
         return {name: weights[name] for name in self._slots if name in weights}
 
-    def _launches(self) -> Sequence["_Launch"]:
+    def _launches(self) -> Sequence[_Launch]:
         """Return the calls that make every weight, the same ones as long as they hold."""
         key = self._autocast(), self.theta.dtype, self._backend
         found = self._calls

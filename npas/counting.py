@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import torch
 from torch import nn
 
 from npas.errors import NpasError
@@ -98,8 +97,7 @@ def count(
     run = None
     if example_inputs or example_kwargs:
         names = [layer.name for layer in plan.layers]
-        with torch.no_grad():
-            run = watch(model, names, example_inputs, example_kwargs or {})
+        run = watch(model, names, example_inputs, example_kwargs or {})
         if run is None:
             raise NpasError(
                 f"{type(model).__name__} does not run on meta tensors (what it does depends on "

@@ -121,7 +121,7 @@ def _rows(subject: _Subject, methods: Sequence[str]) -> Iterator[dict[str, Any]]
     if "hypernetwork" in methods:
         base |= {"budget": PUBLISHED, "asked": None, "method": "hypernetwork"}
         for row in _peer_rows(subject, lambda: hypernetwork(spec.make())):
-            if "params" in row:
+            if row["params"] is not None:
                 yield base | row
 
 
@@ -215,14 +215,17 @@ def _peer_rows(subject: _Subject, build: Callable[[], Built]) -> Iterator[dict[s
         seen = macs
         if not baked:
             seen = Fraction(counted(_set_mode(built.module, mode), subject.inputs[batch]), batch)
-        agrees = not generation or seen == macs + generation
-        more = "" if agrees else f"; FlopCounterMode counts {number(seen):,} (made at every use)"
+        # Without generation there is nothing from the equations to compare.
+        compared = {"agrees": seen == macs + generation} if generation else {}
+        more = ""
+        if not compared.get("agrees", True):
+            more = f"; FlopCounterMode counts {number(seen):,} (made at every use)"
         yield {
             "params": built.n_params,
             **subject.totals(batch, mode, generation),
             "total_macs": number(seen),
             "overhead": float(seen / macs - 1),
-            "agrees": agrees,
+            **compared,
             "note": built.note + more,
         }
 
