@@ -101,7 +101,7 @@ def rows_of(setting: Setting, budget: str, rounds: int = ROUNDS, seed: int = SEE
         seed: of the numbers at the start.
 
     Raises:
-        AssertionError: if npas, npas-bank and parametrize are not the same function.
+        AssertionError: if those of npas and parametrize are not the same function.
     """
     spec = setting.network
     with torch.device("meta"):
@@ -268,9 +268,9 @@ def _time_note(rows: Sequence[Row]) -> str:
         "dense are medians of the rounds' ratios: above 1, the method "
         "takes longer. npas (the defaults) makes each weight where it is used and again for the "
         "backward pass, or, where they are small (32 MiB in all, 512 KiB a layer), those of a bank "
-        "at once, and keeps them, as npas-bank always does; parametrize makes the same weights "
-        "from the same parameters by autograd (outputs and gradients are checked to be equal in "
-        "float64). "
+        "at once, and keeps them. npas-layer always does the first, npas-bank the second; "
+        "parametrize makes the same weights from the same parameters by autograd (outputs and "
+        "gradients of all four are checked to be equal in float64). "
         "Evaluation is a forward pass without grad once npas has made its weights; peers make "
         "theirs at each. Generation makes every weight once without grad: npas as its step does, "
         "but for embeddings of which rows are looked up, which parametrize makes whole. "

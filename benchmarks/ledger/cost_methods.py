@@ -1,7 +1,7 @@
 """The methods whose cost is measured, and the check that npas's are one function."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -21,7 +21,7 @@ Inputs = tuple[torch.Tensor, ...]
 SIZED = ("soft_sharing", "hypernetwork", "reduced_width")
 #: Methods that npas is to be at least as fast as.
 RIVALS = ("parametrize", "soft_sharing", "hypernetwork")
-METHODS = ("dense", "npas", "npas-bank", "parametrize", *SIZED)
+METHODS = ("dense", "npas", "npas-layer", "npas-bank", "parametrize", *SIZED)
 # Gradients in float64, against the tensor's largest and the module's largest.
 _OF_TENSOR, _OF_ALL = 1e-6, 1e-9
 
@@ -63,8 +63,8 @@ def build_all(
 ) -> tuple[list[Method], list[Absent]]:
     """Build a network by every method.
 
-    npas, npas-bank and parametrize have the same plan and numbers, and are checked to give the same
-    outputs and gradients.
+    npas, npas-layer, npas-bank and parametrize have the same plan and numbers, and are checked to
+    give the same outputs and gradients.
 
     Args:
         spec: the network.
@@ -100,22 +100,25 @@ def _ours(
     plan = npas.plan(dense, asked, example_inputs=inputs)
     torch.manual_seed(seed)
     ssn = npas.compile(dense, plan=plan, example_inputs=inputs)
+    layer = npas.compile(dense, plan=plan, example_inputs=inputs, recompute=True)
     bank = npas.compile(dense, plan=plan, example_inputs=inputs, schedule="bank", recompute=False)
-    bank.load_state_dict(ssn.state_dict())
+    for other in (layer, bank):
+        other.load_state_dict(ssn.state_dict())
     modes = ", ".join(dict.fromkeys(layer.mode for layer in plan.layers))
     how = f"{len(plan.layers)} weights from {len(plan.banks)} banks ({modes})"
     note = f"{how}; front end {npas.report(ssn).front_end}"
     found = [
         Method("npas", ssn, one_by_one(ssn), note),
+        Method("npas-layer", layer, one_by_one(layer), f"{how}; made again"),
         Method("npas-bank", bank, partial(bank_by_bank, bank), f"{how}; kept"),
     ]
     try:
         made = naive(copy.deepcopy(dense), plan)
     except PeerError as error:
-        same(ssn, bank, None, inputs)
+        same(ssn, (layer, bank), None, inputs)
         return found, [Absent("parametrize", str(error), None)]
     made.copy_from(ssn)
-    same(ssn, bank, made, inputs)
+    same(ssn, (layer, bank), made, inputs)
     module = made.module
     return [*found, Method("parametrize", module, partial(read_all, module), how)], []
 
@@ -174,12 +177,14 @@ def outputs_of(found: Any) -> tuple[torch.Tensor, ...]:
     return tuple(found.values() if hasattr(found, "values") else found)
 
 
-def same(ssn: nn.Module, bank: nn.Module, made: Naive | None, inputs: Inputs) -> None:
+def same(
+    ssn: nn.Module, scheduled: Sequence[nn.Module], made: Naive | None, inputs: Inputs
+) -> None:
     """Check in float64 that outputs and gradients are the same, whatever makes the weights.
 
     Args:
         ssn: npas, as by default.
-        bank: npas with another schedule and the same numbers.
+        scheduled: npas with other schedules and the same numbers.
         made: the same by parametrize, if that can be.
         inputs: of a batch.
 
@@ -189,20 +194,15 @@ def same(ssn: nn.Module, bank: nn.Module, made: Naive | None, inputs: Inputs) ->
     inputs = tuple(x.double() if x.is_floating_point() else x for x in inputs)
     ours = copy.deepcopy(ssn).double()
     outputs = _step(ours, inputs)
-    others = [copy.deepcopy(bank).double()]
-    theirs: Naive | None = None
-    if made is not None:
-        theirs = copy.deepcopy(made)
-        others.append(theirs.module.double())
-    for module in others:
+    others = [copy.deepcopy(module).double() for module in scheduled]
+    theirs = copy.deepcopy(made)
+    for module in others if theirs is None else [*others, theirs.module.double()]:
         for one, other in zip(outputs, _step(module, inputs), strict=True):
             torch.testing.assert_close(other, one, rtol=1e-6, atol=1e-8)
     # With gradients in place of the numbers, what copies numbers pairs gradients.
     _numbers_to_gradients(ours)
-    expected = others[0].state_dict()
-    for name, parameter in ours.named_parameters():
-        expected[name].copy_(parameter.detach())
-    pairs = [(n, p, _gradient(p)) for n, p in others[0].named_parameters()]
+    expected = dict(ours.named_parameters())
+    pairs = [(n, expected[n], _gradient(p)) for m in others for n, p in m.named_parameters()]
     if theirs is not None:
         theirs.copy_from(ours)
         pairs += [(n, p, _gradient(p)) for n, p in theirs.module.named_parameters()]

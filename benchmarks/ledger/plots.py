@@ -39,6 +39,7 @@ def overhead_plot(rows: Sequence[Row]) -> Any:
 _METHODS = {
     "dense": ("0.45", "s"),
     "npas": ("C0", "o"),
+    "npas-layer": ("C4", "s"),
     "npas-bank": ("C9", "D"),
     "parametrize": ("C3", "^"),
     "soft_sharing": ("C1", "v"),

@@ -60,9 +60,9 @@ def test_methods_have_at_most_what_was_asked(rows: list[Row]) -> None:
         else:
             assert 0.9 * row["asked"] < row["params"] <= row["asked"]
     for setting in QUICK:
-        same_plan = {"npas", "npas-bank", "parametrize"}
+        same_plan = {"npas", "npas-layer", "npas-bank", "parametrize"}
         own = [r for r in rows if r["network"] == setting.name and r["method"] in same_plan]
-        assert len(own) == 3 and len({r["params"] for r in own}) == 1
+        assert len(own) == 4 and len({r["params"] for r in own}) == 1
 
 
 def test_what_cannot_be_had_says_its_minimum(rows: list[Row]) -> None:
@@ -92,6 +92,7 @@ def test_no_more_than_the_weights_is_saved(rows: list[Row]) -> None:
     """Those of a small network are kept; parametrize keeps what they are made from too."""
     saved = {r["method"]: r["saved_bytes"] for r in measured(rows) if r["network"] == "wrn-16-1"}
     assert saved["dense"] < saved["npas"] == saved["npas-bank"] < saved["parametrize"]
+    assert saved["npas-layer"] <= 1.05 * saved["dense"] and saved["npas-layer"] < saved["npas"]
 
 
 def test_generation_is_timed_where_there_is_one(rows: list[Row]) -> None:
@@ -222,12 +223,12 @@ def test_what_is_not_the_same_is_not_measured(broken: Callable[..., None] | None
     ssn, bank, made, inputs = pair("50%")
     if broken is None:
         before = {name: value.clone() for name, value in ssn.state_dict().items()}
-        same(ssn, bank, made, inputs)
+        same(ssn, (bank,), made, inputs)
         assert all(torch.equal(value, before[name]) for name, value in ssn.state_dict().items())
         return
     broken(ssn, bank, made)
     with pytest.raises(AssertionError):
-        same(ssn, bank, made, inputs)
+        same(ssn, (bank,), made, inputs)
 
 
 def test_one_by_one_makes_every_weight(monkeypatch: pytest.MonkeyPatch) -> None:
