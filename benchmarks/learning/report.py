@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning.stats import Difference, holm, mean_std, paired_difference
+from benchmarks.stats import Difference, holm, mean_std, paired_difference
 from benchmarks.tables import Column, Section, count, table_lines
 
 PAGE = Path("docs/learning.md")

@@ -10,14 +10,16 @@ import torch
 from scipy import stats as scipy_stats
 
 import npas
-from benchmarks.learning import experiments, report, stats, summary
+from benchmarks import stats
+from benchmarks.images import augmented, choose
+from benchmarks.learning import experiments, report, summary
 from benchmarks.learning.__main__ import main
 from benchmarks.learning.experiments import EXPERIMENTS, QUICK, quick, select
 from benchmarks.learning.networks import NETWORKS, PATTERNS
 from benchmarks.learning.runs import MixedData, missing, run_missing
 from benchmarks.learning.spec import Build, Case, Experiment, Run, key_of
 from benchmarks.learning.starts import COEFFICIENTS, MASKS, restart
-from benchmarks.learning.task import augmented, batches, choose, task_of
+from benchmarks.learning.task import batches, task_of
 from benchmarks.learning.train import train
 from benchmarks.store import append_row, read_rows
 from npas.bank import banks_of

@@ -1,0 +1,1 @@
+"""What networks learn at a budget, on real data, with statistics: the paper's tables and more."""
