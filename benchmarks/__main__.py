@@ -22,7 +22,7 @@ from benchmarks.ledger.registry import OTHERS, SUITES, suite
 from benchmarks.ledger.runs import KEPT, key_of, run_here, run_missing
 from benchmarks.ledger.suite import Case, Suite
 from benchmarks.ledger.summary import read, rows_of, summarise, write
-from benchmarks.store import read_rows
+from benchmarks.store import forget, read_rows
 from benchmarks.tables import show
 from npas.errors import NpasError
 from npas.naming import nearest
@@ -105,10 +105,7 @@ def _list(suites: Sequence[Suite], kept: Path) -> None:
 
 def _forget(suites: Sequence[Suite], kept: Path) -> None:
     names = {one.name for one in suites}
-    rows = read_rows(kept).values()
-    left = [row for row in rows if row["key"].partition("/")[0] not in names]
-    if kept.exists():
-        kept.write_text("".join(json.dumps(row) + "\n" for row in left), encoding="utf-8")
+    forget(kept, [key for key in read_rows(kept) if key.partition("/")[0] in names])
 
 
 def _report(suites: Sequence[Suite], kept: Path, *, to_json: bool, to_files: bool) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +34,13 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def forget(path: Path, keys: Collection[str]) -> None:
+    """Take the rows of these keys out of a file, which is replaced as a whole."""
+    if not path.exists():
+        return
+    left = [row for key, row in read_rows(path).items() if key not in keys]
+    part = path.with_suffix(".part")
+    part.write_text("".join(json.dumps(row) + "\n" for row in left), encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,168 @@
+"""From a dense network to what is trained: as it is, compiled by npas, or as a peer has it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import nn
+
+import npas
+from benchmarks.learning.starts import STARTS, restart
+from benchmarks.networks.spec import Network
+from benchmarks.peers import PEERS, peer
+from benchmarks.quality.groups import PATTERNS
+from benchmarks.quality.optimizers import OPTIMIZERS, one_cycle
+from benchmarks.quality.spec import Build, Recipe
+from benchmarks.quality.tasks import Task
+from npas.budget import parse_budget
+
+# A search takes this share of the training steps; the paper: 10 to 15% of the time (3.2).
+SEARCH_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a method has to work with.
+
+    Attributes:
+        network: that is trained.
+        build: how.
+        recipe: of the training, which a search follows.
+        task: has the data.
+        seed: of the run.
+    """
+
+    network: Network
+    build: Build
+    recipe: Recipe
+    task: Task
+    seed: int
+
+    def dense(self) -> nn.Module:
+        """Return the dense network of the seed: the same initial weights for every method."""
+        torch.manual_seed(self.seed)
+        return self.network.make()
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The options of the build."""
+        return dict(self.build.how)
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What is trained, and what it took to make it.
+
+    Attributes:
+        module: to train.
+        n_banks: banks that layers share, 0 without npas.
+        search_s: processor time of a search for who shares with whom.
+        banks: bank -> its layers, None without npas.
+    """
+
+    module: nn.Module
+    n_banks: int = 0
+    search_s: float = 0.0
+    banks: dict[str, tuple[str, ...]] | None = None
+
+
+def build(job: Job) -> Built:
+    """Return what the job's method makes of the dense network.
+
+    Raises:
+        KeyError: if there is no such method.
+        npas.NpasError: if npas cannot meet the budget.
+        benchmarks.peers.PeerError: if a peer cannot.
+    """
+    return METHODS[job.build.method](job)
+
+
+def _dense(job: Job) -> Built:
+    return Built(job.dense())
+
+
+def _npas(job: Job) -> Built:
+    how = job.how
+    start = how.pop("start", "default")
+    assert start in STARTS, start
+    model = job.dense()
+    groups, search_s = how.pop("groups", "auto"), 0.0
+    if groups in PATTERNS:
+        groups = dict(PATTERNS[groups])
+    elif str(groups).startswith("search-"):
+        begun = time.process_time()
+        groups = _search(model, job, groups, how.pop("n_banks"))
+        search_s = time.process_time() - begun
+    assert job.build.budget is not None
+    plan = npas.plan(model, job.build.budget, groups=groups, seed=job.seed, **how)
+    torch.manual_seed(10_000 + job.seed)
+    module = npas.compile(model, plan=plan)
+    if start != "default":
+        restart(module, start, job.seed)
+    banks = {bank.name: bank.layers for bank in plan.banks}
+    return Built(module, len(plan.banks), search_s, banks)
+
+
+def _peer(job: Job) -> Built:
+    torch.manual_seed(job.seed)
+    n = n_params(job.network, job.build.budget)
+    return Built(peer(job.build.method).build(job.network, n).module)
+
+
+METHODS: dict[str, Callable[[Job], Built]] = {
+    "dense": _dense,
+    "npas": _npas,
+    **dict.fromkeys(PEERS, _peer),
+}
+
+
+def n_params(network: Network, budget: str | None) -> int:
+    """Return a budget of a network in parameters.
+
+    ``"largest"`` is what one bank as large as the largest layer comes to, all else included.
+    """
+    with torch.device("meta"):
+        model = network.make()
+    dense = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    found = parse_budget(budget).resolve(dense, 4)
+    return npas.plan(model, "largest", groups="single").n_params if found is None else found
+
+
+def _search(model: nn.Module, job: Job, groups: str, n_banks: int) -> npas.Mapping:
+    """Return a learned mapping, searched on the first batches of training, as it trains.
+
+    Args:
+        model: the dense network.
+        job: has the data and the recipe.
+        groups: ``"search-METHOD"``, and ``"-orthogonal"`` where it starts as the paper's does.
+        n_banks: how many groups.
+    """
+    recipe, task = job.recipe, job.task
+    assert recipe.lr is not None
+    rate = recipe.lr
+    n_steps = max(1, int(SEARCH_SHARE * recipe.epochs * (task.n_train // recipe.batch)))
+    schedules = []
+
+    def optimizer(parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        made = OPTIMIZERS[recipe.optimizer](parameters, rate)
+        schedules.append(one_cycle(made, n_steps))
+        return made
+
+    epochs = (task.batches(job.seed, epoch, recipe.batch) for epoch in range(recipe.epochs))
+    _, method, *start = groups.split("-")
+    return npas.search(
+        model,
+        islice(chain.from_iterable(epochs), n_steps),
+        task.loss,
+        groups=n_banks,
+        method=method,
+        start=start[0] if start else "equal",
+        steps=n_steps,
+        optimizer=optimizer,
+        callbacks=[lambda _: schedules[0].step()],
+        seed=job.seed,
+        progress=False,
+    )

@@ -1,0 +1,38 @@
+"""The experiments, most important first. A new one is an entry in a file of its family."""
+
+from collections.abc import Sequence
+
+from benchmarks.quality.experiments import curve, high, hypernetworks, recipe, upsampling
+from benchmarks.quality.spec import Experiment
+from npas.naming import nearest
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    *curve.EXPERIMENTS,
+    *upsampling.EXPERIMENTS,
+    *high.EXPERIMENTS,
+    *hypernetworks.EXPERIMENTS,
+    *recipe.EXPERIMENTS,
+)
+
+
+def select(names: Sequence[str]) -> list[Experiment]:
+    """Return the experiments of these names or families (what stands before the slash).
+
+    They come in the order of the list, whatever the order of the names; without names, all.
+
+    Raises:
+        ValueError: if a name is none.
+    """
+    known = {e.name for e in EXPERIMENTS} | {family(e) for e in EXPERIMENTS}
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"there is no experiment {name!r}{nearest(name, known)}; "
+                "`python -m benchmarks.quality list` names them"
+            )
+    return [e for e in EXPERIMENTS if not names or e.name in names or family(e) in names]
+
+
+def family(experiment: Experiment) -> str:
+    """Return what stands before the slash of an experiment's name."""
+    return experiment.name.partition("/")[0]

@@ -1,0 +1,71 @@
+"""Settings: a network on a task, how long it trains, and who tunes for whom."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmarks.quality.spec import Build, Case, Recipe, Tuning, npas_build, options
+
+#: Learning rates that every method is given; in doubt the lower one.
+SGD = (0.2, 0.5, 1.2)
+ADAMW = (1e-3, 3e-3, 1e-2)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A network on a task.
+
+    Attributes:
+        recipe: without a learning rate.
+        rates: the grid of every tuning.
+    """
+
+    recipe: Recipe
+    rates: tuple[float, ...] = SGD
+
+    def dense(self, arm: str = "dense", **how: Any) -> Case:
+        """Return the case of the network as it is; options are those of the recipe."""
+        recipe = replace(self.recipe, how=options(**how))
+        return Case(arm, Build(), recipe, self._tuning(Build()), "dense")
+
+    def npas(self, arm: str, budget: str, paper: str = "", **how: Any) -> Case:
+        """Return the case of a compiled network; options are those of `npas.plan`.
+
+        All compiled networks of like budgets are trained at the rate that is best for npas's
+        defaults.
+        """
+        return Case(arm, npas_build(budget, **how), self.recipe, self._like("npas", budget), paper)
+
+    def peer(self, arm: str, method: str, budget: str, paper: str = "") -> Case:
+        """Return the case of a peer."""
+        return Case(arm, Build(method, budget), self.recipe, self._like(method, budget), paper)
+
+    def reduced(self, budget: str, arm: str = "reduced width") -> Case:
+        """Return the case of the network with fewer channels."""
+        return self.peer(arm, "reduced_width", budget, "reduced")
+
+    def _like(self, method: str, budget: str) -> Tuning:
+        """Return the tuning of a method: for every range of budgets one, at a budget within."""
+        return self._tuning(Build(method, representative(budget)))
+
+    def _tuning(self, build: Build) -> Tuning:
+        return Tuning(build, self.recipe, self.rates)
+
+
+#: Highest share of a range of budgets, and the budget that its learning rates are chosen at.
+_RANGES = ((0.04, "2%"), (0.25, "10%"), (1.0, "50%"), (math.inf, "2x"))
+
+
+def representative(budget: str) -> str:
+    """Return the budget that is tuned for this one. ``"largest"`` counts as a low budget."""
+    if budget == "largest":
+        return "10%"
+    share = float(budget[:-1]) / (100 if budget.endswith("%") else 1)
+    return next(name for most, name in _RANGES if share <= most)
+
+
+WRN16 = Setting(Recipe("cifar10", "wrn-16-1", 16))
+WRN16_WIDE = Setting(Recipe("cifar10", "wrn-16-2", 8))
+WRN28 = Setting(Recipe("cifar10", "wrn-28-1", 8))
+WRN40 = Setting(Recipe("cifar10", "wrn-40-1", 8))
+FASHION = Setting(Recipe("fashion-mnist", "wrn-16-1-grey", 8))

@@ -1,0 +1,12 @@
+"""Groups that a person would choose for a network, as patterns of layer names."""
+
+from collections.abc import Mapping
+
+#: "manual" is our reading of the paper's Figure 5 (green boxes share nothing; after Savarese and
+#: Maire, 2019): the stem, the classifier, the shortcuts and both convolutions of each stage's first
+#: block have banks of their own, the convolutions of a stage's other blocks share one. "ends
+#: apart" is one bank for all but the stem and the classifier.
+PATTERNS: Mapping[str, Mapping[str, str]] = {
+    "manual": {f"group{stage}.[1-9]*.conv[12].weight": f"stage{stage}" for stage in (1, 2, 3)},
+    "ends apart": {"group[123]": "middle"},
+}

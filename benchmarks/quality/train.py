@@ -1,0 +1,135 @@
+"""One run: the network of the seed, what a case makes of it, training, a score, and the row."""
+
+import hashlib
+import inspect
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import npas
+from benchmarks.quality.builds import Job, build
+from benchmarks.quality.networks import network
+from benchmarks.quality.optimizers import OPTIMIZERS, one_cycle
+from benchmarks.quality.spec import Recipe, Run
+from benchmarks.quality.tasks import TASKS, Task, task
+from benchmarks.runner import environment
+from benchmarks.sources import Sources
+
+ROOT = Path(__file__).parents[2]
+#: What decides the outcome of a run, beside the file of its task.
+SOURCES = (
+    *("npas/**/*.py", "benchmarks/networks/*.py", "benchmarks/peers/*.py"),
+    *("benchmarks/images.py", "benchmarks/learning/starts.py", "benchmarks/quality/tasks/base.py"),
+    *("benchmarks/quality/builds.py", "benchmarks/quality/groups.py"),
+    *("benchmarks/quality/networks.py", "benchmarks/quality/optimizers.py"),
+    "benchmarks/quality/train.py",
+)
+
+
+@cache
+def code(task_name: str) -> str:
+    """Return a digest of the sources that decide the outcome of runs on a task."""
+    own = Path(inspect.getfile(type(TASKS[task_name])))
+    digest = hashlib.sha256()
+    for path in sorted({own, *(p for pattern in SOURCES for p in ROOT.glob(pattern))}):
+        digest.update(str(path.relative_to(ROOT)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def train(run: Run, sources: Sources) -> dict[str, Any]:
+    """Do a run on one thread and return its row.
+
+    The initial weights of the dense network and the order of the samples follow from the seed
+    alone, so that the runs of a seed are paired. A run whose loss stops being a number has a score
+    of 0 and is marked as diverged. Times are of the process, not of the clock.
+
+    Raises:
+        DataError: if the task's data are not there.
+    """
+    torch.set_num_threads(1)
+    recipe = run.recipe
+    data = task(recipe.task, sources)
+    job = Job(network(recipe.network), run.build, recipe, data, run.seed)
+    built = build(job)
+    start = time.process_time()
+    losses, diverged = fit(built.module, recipe, data, run.seed)
+    if dict(recipe.how).get("recalibrate"):
+        recalibrate(built.module, recipe, data, run.seed)
+    train_s = time.process_time() - start
+    row = {
+        "key": run.key,
+        **run.spec,
+        "label": data.label,
+        "measure": data.measure,
+        "score": 0.0 if diverged else data.score(tested(built.module), run.part),
+        "diverged": diverged,
+        "losses": losses,
+        "n_params": _n_params(built.module),
+        "n_dense": _n_params(job.dense()),
+        "n_banks": built.n_banks,
+        "banks": built.banks,
+        "steps": recipe.epochs * (data.n_train // recipe.batch),
+        "train_s": round(train_s, 2),
+        "search_s": round(built.search_s, 2),
+        "code": code(recipe.task),
+    }
+    return row | environment(torch.device("cpu"))
+
+
+def fit(module: nn.Module, recipe: Recipe, data: Task, seed: int) -> tuple[list[float], bool]:
+    """Train; returns each epoch's mean loss, and whether one was no number, which ends it."""
+    assert recipe.lr is not None
+    how = dict(recipe.how)
+    groups = npas.param_groups(
+        module,
+        recipe.weight_decay,
+        lr=recipe.lr,
+        sharing_power=how.get("sharing_power", 0.0),
+    )
+    optimizer = OPTIMIZERS[recipe.optimizer](groups, recipe.lr)
+    schedule = one_cycle(optimizer, recipe.epochs * (data.n_train // recipe.batch))
+    losses: list[float] = []
+    module.train()
+    torch.manual_seed(20_000 + seed)  # of dropout
+    for epoch in range(recipe.epochs):
+        values: list[Tensor] = []
+        for batch in data.batches(seed, epoch, recipe.batch):
+            loss = data.loss(module, batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            values.append(loss.detach())
+        mean = float(torch.stack(values).mean())
+        if not abs(mean) < float("inf"):
+            return losses, True
+        losses.append(round(mean, 5))
+    return losses, False
+
+
+@torch.no_grad()
+def recalibrate(module: nn.Module, recipe: Recipe, data: Task, seed: int) -> None:
+    """Let batch normalisation average over an epoch of the weights as they are now."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative average
+    module.train()
+    for batch in data.batches(seed, recipe.epochs, recipe.batch):
+        data.loss(module, batch)
+
+
+def tested(module: nn.Module) -> nn.Module:
+    """Return the module as it is tested: of a compiled one, the ordinary one of its weights."""
+    if hasattr(module, "npas"):
+        return npas.materialize(module)
+    return module
+
+
+def _n_params(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
