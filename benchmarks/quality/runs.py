@@ -1,7 +1,9 @@
 """Doing the runs that are missing, in processes of one thread, a row each as they end."""
 
 import multiprocessing
+import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -94,7 +96,7 @@ def _rows(
         return
     # Not forked: a thread of the parent's libraries may hold a lock.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent) as pool:
         pending: dict[Future[dict[str, Any]], str] = {}
         try:
             while True:
@@ -112,6 +114,18 @@ def _rows(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it is killed, and cannot say so itself."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _seconds_left(experiments: Sequence[Experiment], rows: Rows) -> float:

@@ -2,7 +2,17 @@
 
 from collections.abc import Sequence
 
-from benchmarks.quality.experiments import curve, high, hypernetworks, recipe, upsampling
+from benchmarks.quality.experiments import (
+    banks,
+    combining,
+    curve,
+    high,
+    hypernetworks,
+    larger,
+    mapping,
+    recipe,
+    upsampling,
+)
 from benchmarks.quality.spec import Experiment
 from npas.naming import nearest
 
@@ -12,6 +22,10 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     *high.EXPERIMENTS,
     *hypernetworks.EXPERIMENTS,
     *recipe.EXPERIMENTS,
+    *combining.EXPERIMENTS,
+    *mapping.EXPERIMENTS,
+    *banks.EXPERIMENTS,
+    *larger.EXPERIMENTS,
 )
 
 

@@ -65,7 +65,9 @@ def representative(budget: str) -> str:
 
 
 WRN16 = Setting(Recipe("cifar10", "wrn-16-1", 16))
+WRN16_SHORT = Setting(Recipe("cifar10", "wrn-16-1", 8))
 WRN16_WIDE = Setting(Recipe("cifar10", "wrn-16-2", 8))
 WRN28 = Setting(Recipe("cifar10", "wrn-28-1", 8))
+WRN28_WIDE = Setting(Recipe("cifar10", "wrn-28-2", 8))
 WRN40 = Setting(Recipe("cifar10", "wrn-40-1", 8))
 FASHION = Setting(Recipe("fashion-mnist", "wrn-16-1-grey", 8))

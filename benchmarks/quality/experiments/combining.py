@@ -1,0 +1,39 @@
+"""How templates are combined, with one bank as large as the largest layer (Tables 5 and 8)."""
+
+from benchmarks.quality.experiments.settings import FASHION, WRN16, Setting
+from benchmarks.quality.spec import Case, Experiment, Printed
+
+_PAPER = ("CIFAR-10", "CIFAR-100")
+
+
+def _ways(setting: Setting) -> tuple[Case, ...]:
+    combined = [
+        setting.npas(name, "largest", f"ssn-{way}", groups="single", downsample=way)
+        for name, way in (("RR", "rr"), ("Avg", "avg"), ("WAvg", "wavg"), ("Emb", "emb"))
+    ]
+    return (setting.reduced("largest"), *combined, setting.dense())
+
+
+def _experiment(name: str, title: str, note: str, setting: Setting, minutes: float) -> Experiment:
+    return Experiment(
+        f"combining/{name}",
+        f"How templates are combined: {title}",
+        f"{note} One bank, as large as the largest layer. The paper's Tables 5 and 8.",
+        _ways(setting),
+        "reduced width",
+        also="WAvg",
+        paper=tuple(Printed("8", "wrn-28-10", task) for task in _PAPER),
+        minutes=minutes,
+    )
+
+
+EXPERIMENTS = (
+    _experiment("cifar10", "CIFAR-10", "WRN-16-1, 10,000 images at 16x16, 16 epochs.", WRN16, 40),
+    _experiment(
+        "fashion-mnist",
+        "Fashion-MNIST",
+        "WRN-16-1 on grey images, 10,000 of them at 14x14, 8 epochs.",
+        FASHION,
+        20,
+    ),
+)

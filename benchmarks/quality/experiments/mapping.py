@@ -1,0 +1,44 @@
+"""Which layers share, at all of the parameters and at a tenth (Tables 7 and 9)."""
+
+from benchmarks.quality.experiments.settings import WRN28, Setting
+from benchmarks.quality.spec import Case, Experiment, Printed
+
+
+def _ways(setting: Setting, budget: str, n_banks: int) -> tuple[Case, ...]:
+    def npas(arm: str, groups: str, paper: str = "", n_banks: int | None = n_banks) -> Case:
+        banks = {} if n_banks is None else {"n_banks": n_banks}
+        return setting.npas(arm, budget, paper, groups=groups, downsample="emb", **banks)
+
+    return (
+        setting.dense(),
+        npas("single", "single", "ssn-single", n_banks=None),
+        npas("random", "random", "ssn-random"),
+        npas("manual", "manual", "ssn-manual", n_banks=None),
+        npas("auto", "auto"),
+        npas("auto, as many banks as it takes", "auto", n_banks=None),
+        npas("ends apart", "ends apart", n_banks=None),
+        npas("learned, WAvg", "search-wavg", "ssn-wavg"),
+        npas("learned, Emb", "search-emb", "ssn-emb"),
+        npas("learned, Emb, started orthogonal", "search-emb-orthogonal"),
+    )
+
+
+def _experiment(budget: str, n_banks: int, baseline: str, also: str, minutes: float) -> Experiment:
+    at_all = budget == "100%"
+    return Experiment(
+        f"mapping/cifar10 {budget}",
+        f"Which layers share: CIFAR-10 at {budget}",
+        f"WRN-28-1, 10,000 images at 16x16, 8 epochs; Emb. {n_banks} banks, where a number is "
+        "given; by hand 14. A search takes a tenth of the training steps, on top of them.",
+        _ways(WRN28, budget, n_banks),
+        baseline,
+        also=also,
+        paper=tuple(Printed("9", "wrn-28-10", t) for t in ("CIFAR-10", "CIFAR-100") if at_all),
+        minutes=minutes,
+    )
+
+
+EXPERIMENTS = (
+    _experiment("10%", 4, "single", "auto, as many banks as it takes", 60),
+    _experiment("100%", 14, "dense", "single", 60),
+)
