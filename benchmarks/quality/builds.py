@@ -17,6 +17,7 @@ from benchmarks.quality.groups import PATTERNS
 from benchmarks.quality.optimizers import OPTIMIZERS, one_cycle
 from benchmarks.quality.spec import Build, Recipe
 from benchmarks.quality.tasks import Task
+from benchmarks.quality.variants import VARIANTS
 from npas.budget import parse_budget
 
 # A search takes this share of the training steps; the paper: 10 to 15% of the time (3.2).
@@ -88,6 +89,7 @@ def _npas(job: Job) -> Built:
     how = job.how
     start = how.pop("start", "default")
     assert start in STARTS, start
+    variant = how.pop("variant", None)
     model = job.dense()
     groups, search_s = how.pop("groups", "auto"), 0.0
     if groups in PATTERNS:
@@ -98,6 +100,8 @@ def _npas(job: Job) -> Built:
         search_s = time.process_time() - begun
     assert job.build.budget is not None
     plan = npas.plan(model, job.build.budget, groups=groups, seed=job.seed, **how)
+    if variant is not None:
+        plan = VARIANTS[variant](plan)
     torch.manual_seed(10_000 + job.seed)
     module = npas.compile(model, plan=plan)
     if start != "default":

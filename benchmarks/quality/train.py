@@ -26,7 +26,7 @@ SOURCES = (
     *("benchmarks/images.py", "benchmarks/learning/starts.py", "benchmarks/quality/tasks/base.py"),
     *("benchmarks/quality/builds.py", "benchmarks/quality/groups.py"),
     *("benchmarks/quality/networks.py", "benchmarks/quality/optimizers.py"),
-    "benchmarks/quality/train.py",
+    *("benchmarks/quality/train.py", "benchmarks/quality/variants.py"),
 )
 
 

@@ -6,6 +6,7 @@ from benchmarks.quality.experiments import (
     banks,
     combining,
     curve,
+    explore,
     high,
     hypernetworks,
     larger,
@@ -17,6 +18,7 @@ from benchmarks.quality.spec import Experiment
 from npas.naming import nearest
 
 EXPERIMENTS: tuple[Experiment, ...] = (
+    *explore.EXPERIMENTS,
     *curve.EXPERIMENTS,
     *upsampling.EXPERIMENTS,
     *high.EXPERIMENTS,

@@ -17,6 +17,7 @@ def _ways(setting: Setting, budget: str, n_banks: int) -> tuple[Case, ...]:
         npas("auto", "auto"),
         npas("auto, as many banks as it takes", "auto", n_banks=None),
         npas("ends apart", "ends apart", n_banks=None),
+        npas("ends and shortcuts apart", "ends and shortcuts apart", n_banks=None),
         npas("learned, WAvg", "search-wavg", "ssn-wavg"),
         npas("learned, Emb", "search-emb", "ssn-emb"),
         npas("learned, Emb, started orthogonal", "search-emb-orthogonal"),

@@ -345,8 +345,8 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     )
     command = [sys.executable, str(script)]
     path = {"PYTHONPATH": str(Path(train.ROOT))}
-    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, env=os.environ | path, **quiet) as parent:
+    pipe, none = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=pipe, stderr=none, env=os.environ | path) as parent:
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
         os.kill(parent.pid, signal.SIGKILL)
