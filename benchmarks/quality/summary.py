@@ -1,0 +1,197 @@
+"""What finished runs say: a record for each arm of an experiment, and one for each tuning.
+
+Scores and differences are of 1, as in the rows. A diverged run has the score 0 and enters as that.
+All values are JSON values: what is not known is None, and seeds are text where they are keys.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+from benchmarks import stats
+from benchmarks.quality.printed import printed
+from benchmarks.quality.spec import Case, Experiment, Rows, Tuning
+
+Record = dict[str, Any]
+Row = Mapping[str, Any]
+
+
+def records(experiments: Sequence[Experiment], rows: Rows) -> list[Record]:
+    """Return a record for each arm that has a finished run, in the order of the tables."""
+    return [record for experiment in experiments for record in _records(experiment, rows)]
+
+
+def tunings(experiments: Sequence[Experiment], rows: Rows) -> list[Record]:
+    """Return a record for each tuning that has a finished run; arms that share one share a record.
+
+    A rate's score is None while runs of it are missing, and so is the chosen rate.
+    """
+    users: dict[Tuning, list[tuple[str, str]]] = {}
+    for experiment in experiments:
+        for case in experiment.cases:
+            if case.recipe.lr is None and case.tuning is not None:
+                users.setdefault(case.tuning, []).append((experiment.name, case.arm))
+    return [
+        _tuning(tuning, found, rows)
+        for tuning, found in users.items()
+        if any(run.key in rows for run in tuning.all_runs)
+    ]
+
+
+def runs_done(experiment: Experiment, rows: Rows) -> list[Row]:
+    """Return the rows of an experiment, those of its tunings first."""
+    return [rows[run.key] for run in experiment.known_runs(rows) if run.key in rows]
+
+
+def minutes(found: Sequence[Row]) -> float:
+    """Return what runs took, searches included."""
+    return sum(row["train_s"] + row["search_s"] for row in found) / 60
+
+
+def _records(experiment: Experiment, rows: Rows) -> list[Record]:
+    made = []
+    for case in experiment.cases:
+        runs = {seed: case.run(seed, rows) for seed in experiment.all_seeds}
+        found = {seed: rows[run.key] for seed, run in runs.items() if run and run.key in rows}
+        if found:
+            made.append(_arm(case, experiment, found) | _chosen(case, rows))
+    _compare(made, experiment.baseline, "")
+    if experiment.also is not None:
+        _compare(made, experiment.also, "also_", known=experiment.baseline)
+    pairs = {
+        (record["variant"], key): record[key]
+        for record in made
+        for key in ("p", "also_p")
+        if record.get(key) is not None
+    }
+    adjusted = stats.holm(pairs)
+    for record in made:
+        record["p_holm"] = adjusted.get((record["variant"], "p"))
+        if experiment.also is not None:
+            record["also_p_holm"] = adjusted.get((record["variant"], "also_p"))
+    return made
+
+
+def _arm(case: Case, experiment: Experiment, found: dict[int, Row]) -> Record:
+    """Return what is known of an arm by itself; found: seed -> row."""
+    first = next(iter(found.values()))
+    scores = {seed: row["score"] for seed, row in found.items()}
+    mean, std = stats.mean_std(scores)
+    half = None if std is None else stats.half_width(std, len(scores))
+    numbers = printed(case, experiment)
+    return {
+        "experiment": experiment.name,
+        "task": case.recipe.task,
+        "data": first["label"],
+        "measure": first["measure"],
+        "network": case.recipe.network,
+        "variant": case.arm,
+        "method": _method(case, experiment),
+        "budget": case.build.budget,
+        "params": fmean(row["n_params"] for row in found.values()),
+        "banks": fmean(row["n_banks"] or 0 for row in found.values()),
+        "seeds": len(found),
+        "asked": experiment.seeds,
+        "mean": mean,
+        "std": std,
+        "mean_interval": None if half is None else [mean - half, mean + half],
+        "scores": {str(seed): score for seed, score in scores.items()},
+        "diverged": sum(row["diverged"] for row in found.values()),
+        "paper": [number["value"] for number in numbers],
+        "printed": numbers,
+        "minutes": minutes(list(found.values())),
+    }
+
+
+def _chosen(case: Case, rows: Rows) -> Record:
+    """Return the learning rate, and whether a tuning chose it at the edge of its grid."""
+    if case.recipe.lr is not None or case.tuning is None:
+        return {"lr": case.recipe.lr, "at_edge": None}
+    lr = case.tuning.chosen(rows)
+    return {"lr": lr, "at_edge": _at_edge(case.tuning, lr)}
+
+
+def _method(case: Case, experiment: Experiment) -> str:
+    """Return the name that an arm shares with those that differ from it in budget alone.
+
+    It is the arm's name without the budget at its end, or else the words that they have in common.
+    """
+    name, _, last = case.arm.rpartition(" ")
+    if name and last.strip("()") == case.build.budget:
+        return name.rstrip(",:")
+    same = [other.arm for other in experiment.cases if _but_budget(other) == _but_budget(case)]
+    words = zip(*(arm.split() for arm in same), strict=False)
+    common = " ".join(places[0] for places in words if len(set(places)) == 1)
+    return common.rstrip(",:") or case.build.method
+
+
+def _but_budget(case: Case) -> tuple[Any, ...]:
+    return case.build.method, case.build.how, replace(case.recipe, lr=None)
+
+
+def _compare(made: Sequence[Record], name: str, prefix: str, known: str | None = None) -> None:
+    """Add the differences to an arm; the difference of that arm and ``known`` is there already."""
+    reference = next((arm for arm in made if arm["variant"] == name), None)
+    for arm in made:
+        pairs: list[float] = []
+        if reference is not None and arm["variant"] not in (name, known):
+            pairs = stats.differences(_by_seed(arm), _by_seed(reference))
+        arm |= {f"{prefix}{key}": value for key, value in _difference(pairs).items()}
+        arm[prefix.rstrip("_") or "baseline"] = name
+
+
+def _by_seed(arm: Record) -> dict[int, float]:
+    return {int(seed): score for seed, score in arm["scores"].items()}
+
+
+def _difference(pairs: Sequence[float]) -> Record:
+    """Return what pairs say; one pair has a difference, but no interval and no p value."""
+    numbered = dict(enumerate(pairs))
+    found = stats.paired_difference(numbered, dict.fromkeys(numbered, 0.0))
+    sure = None if found is None or found.n < 2 else found
+    return {
+        "difference": found and found.mean,
+        "pairs": len(pairs),
+        "interval": sure and [sure.mean - sure.half, sure.mean + sure.half],
+        "resolves": sure and sure.half,
+        "resolved": found and sure is not None and sure.resolved,
+        "p": sure and sure.p,
+        "p_permutation": sure and stats.permutation_p(pairs),
+        "p_sign": sure and stats.sign_p(pairs),
+    }
+
+
+def _at_edge(tuning: Tuning, lr: float | None) -> bool | None:
+    """Return whether a better rate may lie outside of the grid; None where there is no choice."""
+    if lr is None or len(tuning.rates) < 2:
+        return None
+    return lr in (min(tuning.rates), max(tuning.rates))
+
+
+def _tuning(tuning: Tuning, users: Sequence[tuple[str, str]], rows: Rows) -> Record:
+    runs = {rate: tuning.runs(rate) for rate in tuning.rates}
+    done = {rate: [rows[r.key] for r in runs[rate] if r.key in rows] for rate in runs}
+    first = next(row for found in done.values() for row in found)
+    chosen = tuning.chosen(rows)
+    return {
+        "task": tuning.recipe.task,
+        "data": first["label"],
+        "measure": first["measure"],
+        "network": tuning.recipe.network,
+        "method": tuning.build.method,
+        "how": dict(tuning.build.how),
+        "budget": tuning.build.budget,
+        "seeds": len(tuning.seeds),
+        "rates": [_rate(rate, found, len(runs[rate])) for rate, found in done.items()],
+        "chosen": chosen,
+        "at_edge": _at_edge(tuning, chosen),
+        "experiments": list(dict.fromkeys(name for name, _ in users)),
+        "arms": list(dict.fromkeys(arm for _, arm in users)),
+        "minutes": minutes([row for found in done.values() for row in found]),
+    }
+
+
+def _rate(rate: float, found: Sequence[Row], asked: int) -> Record:
+    score = fmean(row["score"] for row in found) if len(found) == asked else None
+    return {"lr": rate, "score": score, "diverged": sum(row["diverged"] for row in found)}
