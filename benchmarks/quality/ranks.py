@@ -42,9 +42,8 @@ def ranks(family: str, records: Sequence[Record]) -> Section | None:
     ]
     note = f"Arms ranked by their mean score in each of {len(means)} experiments; 1 is best."
     if found.p is not None:
-        note += (
-            f" If all arms were alike, ranks this far apart had p {p_value(found.p)} (Friedman)."
-        )
+        p = p_value(found.p)
+        note += f" If all arms were alike, ranks as far apart would have p {p} (Friedman)."
     return Section(f"Ranks: {family}", note, columns, rows)
 
 

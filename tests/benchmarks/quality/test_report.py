@@ -1,232 +1,32 @@
-"""What is said of finished runs: records, tables, the page and its pictures."""
+"""What is made of records: tables, words, the page and its pictures."""
 
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean, stdev
-from typing import Any
+from pathlib import Path
 
 import pytest
-from scipy import stats as scipy_stats
 
-from benchmarks.quality import summary, tables
+from benchmarks.quality import page, plots, summary, tables
 from benchmarks.quality.spec import (
-    Build,
     Case,
-    Experiment,
     Printed,
-    Recipe,
-    Run,
-    Tuning,
     npas_build,
 )
-from benchmarks.tables import Section, table_lines
+from benchmarks.quality.verdicts import MOST_NAMES, verdicts
+from benchmarks.tables import table_lines
+from tests.benchmarks.quality.made_up import (
+    RECIPE,
+    SCORES,
+    by_arm,
+    experiment,
+    on_task,
+    row,
+    rows_of,
+    several,
+    text,
+    tuned,
+)
 
 pytestmark = pytest.mark.pure
-
-RECIPE = Recipe("tiny", "wrn", 2, lr=0.1)
-#: Made-up accuracies by arm, a seed each.
-SCORES = {
-    "reduced": (0.70, 0.72, 0.69, 0.74, 0.71),
-    "Emb": (0.71, 0.74, 0.71, 0.75, 0.74),
-    "WAvg": (0.70, 0.71, 0.70, 0.74, 0.72),
-}
-WORDS = {"reduced": "reduced", "Emb": "ssn-emb", "WAvg": "ssn-wavg"}
-MADE_WITH = {"python": "3.11.7", "torch": "2.13.0", "triton": "3.9.0", "machine": "x86_64"}
-
-
-def build_of(arm: str, budget: str | None = "10%") -> Build:
-    return Build("reduced", budget) if arm == "reduced" else npas_build(budget or "", made=arm)
-
-
-def experiment(name: str = "generation/10%", **changes: Any) -> Experiment:
-    cases = tuple(Case(arm, build_of(arm), RECIPE, paper=WORDS[arm]) for arm in SCORES)
-    made = Experiment(name, f"Generation, {name}", "A note.", cases, "reduced", seeds=5)
-    return replace(made, **changes)
-
-
-def row(run: Run, score: float, **changes: Any) -> dict[str, Any]:
-    made = {
-        "key": run.key,
-        **run.spec,
-        "label": f"data of {run.recipe.task}",
-        "measure": "accuracy",
-        "score": score,
-        "diverged": False,
-        "losses": [2.1],
-        "n_params": 17_500,
-        "n_dense": 175_066,
-        "n_banks": 0 if run.build.method == "reduced" else 2,
-        "steps": 10,
-        "train_s": 60.0,
-        "search_s": 12.0,
-        "threads": 1,
-        "revision": "abc",
-        **MADE_WITH,
-    }
-    return made | changes
-
-
-def rows_of(
-    made: Experiment, scores: Mapping[str, Sequence[float]], **changes: Any
-) -> dict[str, dict[str, Any]]:
-    """Rows of all cases; their learning rates are known."""
-    found = {}
-    for case in made.cases:
-        for seed, score in zip(made.all_seeds, scores[case.arm], strict=False):
-            run = case.run(seed, {})
-            assert run is not None
-            found[run.key] = row(run, score, **changes)
-    return found
-
-
-def by_arm(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {record["variant"]: record for record in records}
-
-
-def text(section: Section) -> str:
-    return "\n".join(table_lines(section))
-
-
-def test_a_record_has_the_means_and_the_interval_of_scipy() -> None:
-    made = experiment()
-    arms = by_arm(summary.records([made], rows_of(made, SCORES)))
-    emb, reduced = arms["Emb"], arms["reduced"]
-    assert list(arms) == ["reduced", "Emb", "WAvg"]
-    assert emb["mean"] == pytest.approx(fmean(SCORES["Emb"]))
-    assert emb["std"] == pytest.approx(stdev(SCORES["Emb"]))
-    expected = scipy_stats.ttest_rel(SCORES["Emb"], SCORES["reduced"])
-    assert emb["interval"] == pytest.approx(list(expected.confidence_interval(0.95)))
-    assert emb["p"] == pytest.approx(expected.pvalue)
-    own = scipy_stats.ttest_1samp(SCORES["Emb"], 0).confidence_interval(0.95)
-    assert emb["mean_interval"] == pytest.approx(list(own))
-    assert emb["difference"] == pytest.approx(0.018) and emb["resolved"] is True
-    assert arms["WAvg"]["resolved"] is False
-    assert emb["baseline"] == reduced["baseline"] == "reduced"
-    assert reduced["difference"] is reduced["interval"] is reduced["resolved"] is None
-    assert (emb["params"], emb["banks"], emb["seeds"], emb["pairs"]) == (17_500, 2, 5, 5)
-    assert emb["minutes"] == pytest.approx(5 * 72 / 60)
-
-
-def test_five_equal_signs_and_holm() -> None:
-    made = experiment()
-    arms = by_arm(summary.records([made], rows_of(made, SCORES)))
-    assert arms["Emb"]["p_permutation"] == 2 / 32
-    p_emb, p_wavg = arms["Emb"]["p"], arms["WAvg"]["p"]
-    assert p_emb < p_wavg
-    assert arms["Emb"]["p_holm"] == pytest.approx(2 * p_emb)
-    assert arms["WAvg"]["p_holm"] == pytest.approx(max(2 * p_emb, p_wavg))
-
-
-def test_a_second_reference_counts_for_holm_and_no_pair_twice() -> None:
-    made = experiment(also="WAvg")
-    arms = by_arm(summary.records([made], rows_of(made, SCORES)))
-    expected = scipy_stats.ttest_rel(SCORES["Emb"], SCORES["WAvg"])
-    assert arms["Emb"]["also"] == "WAvg"
-    assert arms["Emb"]["also_interval"] == pytest.approx(list(expected.confidence_interval(0.95)))
-    assert arms["reduced"]["also_difference"] is arms["WAvg"]["also_difference"] is None
-    p_values = [arms["Emb"]["p"], arms["Emb"]["also_p"], arms["WAvg"]["p"]]
-    assert min(p_values) == p_values[0]
-    assert arms["Emb"]["p_holm"] == pytest.approx(3 * p_values[0])
-
-
-def test_pairs_are_seeds_that_both_have_and_what_is_missing_is_said() -> None:
-    made = experiment()
-    rows = rows_of(made, SCORES)
-    emb, reduced = made.cases[1], made.cases[0]
-    for case, seed in ((emb, 0), (emb, 1), (reduced, 4)):
-        run = case.run(seed, rows)
-        assert run is not None
-        del rows[run.key]
-    arms = by_arm(summary.records([made], rows))
-    found = arms["Emb"]
-    assert found["seeds"] == 3 and found["asked"] == 5 and found["pairs"] == 2
-    assert found["difference"] == pytest.approx((0.71 - 0.69 + 0.75 - 0.74) / 2)
-    assert list(found["scores"]) == ["2", "3", "4"]
-    lines = text(tables.sections([made], rows)[made.name])
-    assert "| seeds |" in lines and "| 3 of 5 |" in lines
-
-
-def test_one_pair_has_no_interval_and_no_baseline_no_difference() -> None:
-    made = experiment()
-    first = {arm: scores[:1] for arm, scores in SCORES.items()}
-    found = by_arm(summary.records([made], rows_of(made, first)))["Emb"]
-    assert found["difference"] == pytest.approx(0.01) and found["resolved"] is False
-    assert found["interval"] is found["p"] is found["p_holm"] is found["std"] is None
-    without = rows_of(made, SCORES | {"reduced": (), "WAvg": ()})
-    (record,) = summary.records([made], without)
-    assert record["variant"] == "Emb" and record["difference"] is None and record["seeds"] == 5
-    assert summary.records([made], {}) == [] and tables.sections([made], {}) == {}
-
-
-def test_a_diverged_run_is_counted_with_its_0() -> None:
-    made = experiment()
-    rows = rows_of(made, SCORES)
-    run = made.cases[2].run(3, rows)
-    assert run is not None
-    rows[run.key] = row(run, 0.0, diverged=True)
-    found = by_arm(summary.records([made], rows))["WAvg"]
-    assert found["diverged"] == 1 and found["seeds"] == 5
-    assert found["mean"] == pytest.approx((0.70 + 0.71 + 0.70 + 0.72) / 5)
-    section = tables.sections([made], rows)[made.name]
-    assert "diverged" in [column.head for column in section.columns]
-    clean = tables.sections([made], rows_of(made, SCORES))[made.name]
-    assert "diverged" not in [column.head for column in clean.columns]
-
-
-def tuned(best: float) -> tuple[Experiment, dict[str, dict[str, Any]]]:
-    """An experiment with a tuned arm, whose validation score is best at a rate."""
-    recipe = replace(RECIPE, lr=None)
-    tuning = Tuning(npas_build("10%"), recipe, (0.1, 0.3, 1.0))
-    cases = (
-        Case("fixed", Build("reduced", "10%"), RECIPE),
-        Case("tuned", npas_build("10%"), recipe, tuning),
-    )
-    made = Experiment("tuning/10%", "Tuning", "A note.", cases, "fixed", seeds=2)
-    rows = {
-        run.key: row(run, 0.6 if run.recipe.lr == best else 0.5, diverged=run.recipe.lr == 1.0)
-        for run in tuning.all_runs
-    }
-    for case in cases:
-        for seed in made.all_seeds:
-            run = case.run(seed, rows)
-            assert run is not None
-            rows[run.key] = row(run, 0.7 + 0.01 * seed)
-    return made, rows
-
-
-@pytest.mark.parametrize(("best", "edge"), [(0.1, True), (0.3, False), (1.0, True)])
-def test_the_chosen_rate_and_whether_it_is_at_the_edge(best: float, edge: bool) -> None:
-    made, rows = tuned(best)
-    arms = by_arm(summary.records([made], rows))
-    assert (arms["tuned"]["lr"], arms["tuned"]["at_edge"]) == (best, edge)
-    assert (arms["fixed"]["lr"], arms["fixed"]["at_edge"]) == (0.1, None)
-    (found,) = summary.tunings([made], rows)
-    assert (found["chosen"], found["at_edge"]) == (best, edge)
-    assert [rate["lr"] for rate in found["rates"]] == [0.1, 0.3, 1.0]
-    assert {rate["lr"]: rate["score"] for rate in found["rates"]}[best] == pytest.approx(0.6)
-    assert found["experiments"] == ["tuning/10%"] and found["arms"] == ["tuned"]
-    lines = text(tables.sections([made], rows)[tables.TUNINGS])
-    assert f"| {best:g} | {'yes' if edge else 'no'} |" in lines and "(2 diverged)" in lines
-    assert ("(edge)" in text(tables.sections([made], rows)[made.name])) is edge
-
-
-def test_a_tuning_that_is_not_done_chooses_nothing() -> None:
-    made, rows = tuned(0.3)
-    last = made.tunings[0].all_runs[-1]
-    del rows[last.key]
-    assert list(by_arm(summary.records([made], rows))) == ["fixed"]
-    (found,) = summary.tunings([made], rows)
-    assert found["chosen"] is found["at_edge"] is None
-    assert [rate["score"] is None for rate in found["rates"]] == [False, False, True]
-
-
-def test_records_are_json() -> None:
-    made, rows = tuned(0.1)
-    other = experiment(paper=(Printed("8", "wrn-28-10", "CIFAR-10"),), also="WAvg")
-    rows |= rows_of(other, SCORES | {"WAvg": (0.7,)})
-    found = [*summary.records([made, other], rows), *summary.tunings([made], rows)]
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 def test_the_papers_numbers_stand_in_columns_of_their_own() -> None:
@@ -240,28 +40,6 @@ def test_the_papers_numbers_stand_in_columns_of_their_own() -> None:
     assert "paper: CIFAR-10 error@1, wrn-28-10 at 11.3%" in heads
     assert "Of the paper: Table 8." in section.note
     assert "| 3.84 | 21.92 |" in text(section)
-
-
-def test_the_papers_number_is_that_of_the_budget_the_groups_or_the_templates() -> None:
-    def paper(case: Case, printed: Printed, *others: Case) -> list[float]:
-        made = experiment(cases=(case, *others), paper=(printed,), baseline=case.arm)
-        rows = rows_of(made, {case.arm: (0.5,), **{other.arm: (0.5,) for other in others}})
-        return by_arm(summary.records([made], rows))[case.arm]["paper"]
-
-    curve = Printed("15", "wrn-28-10", "CIFAR-100")
-    arms = [Case(b, npas_build(b), RECIPE, paper="ssn") for b in ("5.5%", "20%", "1.4%")]
-    assert paper(arms[0], curve, *arms[1:]) == [22.19]
-    assert paper(arms[1], curve, arms[0]) == []
-    other = Printed("15", "densenet-bc-190-40", "CIFAR-100", "3.8%")
-    assert paper(arms[0], other, *arms[1:]) == [21.03]
-    groups = Printed("12", "wrn-28-10", "CIFAR-100", "4M")
-    emb = {n: Case("a", npas_build("11%", n_banks=n), RECIPE, paper="ssn-emb") for n in (1, 4, 5)}
-    assert [paper(case, groups) for case in emb.values()] == [[21.92], [21.31], []]
-    single = Case("a", npas_build("11%", groups="single"), RECIPE, paper="ssn-emb")
-    assert paper(single, groups) == [21.92]
-    templates = Printed("13", "wrn-28-10", "CIFAR-100")
-    assert paper(Case("a", npas_build("100%", k=8), RECIPE, paper="ssn"), templates) == [19.24]
-    assert paper(replace(single, paper=""), groups) == []
 
 
 def test_what_is_the_same_is_said_once_and_what_is_empty_is_left_out() -> None:
@@ -287,12 +65,6 @@ def test_what_is_the_same_is_said_once_and_what_is_empty_is_left_out() -> None:
     assert lines[3].startswith("| Emb | 2 | 73.00 ± 1.87 | +1.80 ± ")
 
 
-def on_task(task: str, scores: Mapping[str, Sequence[float]]) -> tuple[Experiment, dict[str, Any]]:
-    cases = tuple(Case(arm, build_of(arm), replace(RECIPE, task=task)) for arm in scores)
-    made = experiment(f"family/{task}", cases=cases)
-    return made, rows_of(made, scores)
-
-
 def test_ranks_over_the_tasks_of_a_family() -> None:
     one, rows = on_task("one", SCORES)
     low = {arm: [1 - score for score in scores] for arm, scores in SCORES.items()}
@@ -313,20 +85,123 @@ def test_ranks_over_the_tasks_of_a_family() -> None:
     assert "family: ranks" not in tables.sections([one, replace(one, name="family/again")], rows)
 
 
-def test_arms_that_differ_in_budget_alone_are_one_method() -> None:
-    def case(arm: str, budget: str | None, **how: Any) -> Case:
-        return Case(arm, npas_build(budget, **how) if budget else Build(), RECIPE)
+def test_ranks_are_over_the_seeds_that_all_have() -> None:
+    one, rows = on_task("one", {"a": (0.5, 0.5, 0.9), "b": (0.6, 0.6)})
+    two, more = on_task("two", {"a": (0.5,), "b": (0.6,)})
+    ranked = tables.sections([one, two], rows | more)["family: ranks"].rows
+    assert [(r["variant"], r["mean"]) for r in ranked] == [("b", 1), ("a", 2)]
 
-    cases = (
-        case("dense", None),
-        case("Emb, 5%", "5%"),
-        case("Emb, 14%", "14%"),
-        case("one bank, a tenth", "10%", groups="single"),
-        case("one bank, a fifth", "20%", groups="single"),
-        case("Emb, orthogonal", "5%", start="orthogonal"),
+
+def test_the_page_has_every_experiment_and_number() -> None:
+    experiments, rows = several()
+    text_of = page.page(experiments, rows)
+    assert text_of == page.page(experiments, dict(reversed(rows.items())))
+    assert text_of.endswith(").\n") or text_of.endswith("`.\n")
+    for section in tables.sections(experiments, rows).values():
+        assert f"### {section.title}\n" in text_of and section.note in text_of
+        assert "\n".join(table_lines(section)) in text_of
+    for made in experiments[:3]:
+        assert f"[{made.title}](#{page.anchor(made.name)})" in text_of
+        assert f'<a id="{page.anchor(made.name)}"></a>' in text_of
+        assert f"`python -m benchmarks.quality run {made.name}`" in text_of
+        assert f"](quality/{plots.picture(made.name)})" in text_of
+    assert "## Not run yet\n\n`later/10%`." in text_of and "run later" not in text_of
+    assert "(15 of 15 runs, 18 minutes in all; python 3.11.7; torch 2.13.0;" in text_of
+    # A family's experiments stand together, whatever is between them.
+    places = [text_of.index(f'id="{page.anchor(e.name)}"') for e in experiments[:3]]
+    assert places[0] < places[2] < places[1]
+
+
+def test_a_page_of_nothing_says_so() -> None:
+    text_of = page.page([experiment()], {})
+    assert "`generation/10%`." in text_of and "| reduced |" not in text_of
+
+
+def test_what_is_said_in_words() -> None:
+    made = experiment()
+    assert verdicts(summary.records([made], rows_of(made, SCORES))) == [
+        "`Emb` is 1.80 ± 1.04 points above `reduced`: resolved.",
+        "No difference of `WAvg` to `reduced` is resolved; 5 pairs resolve 1.04 points.",
+    ]
+    # The same numbers, but one of many comparisons.
+    many = [Case(f"a{i}", npas_build("10%", i=i), RECIPE, paper="") for i in range(MOST_NAMES)]
+    made = replace(made, cases=(*made.cases, *many))
+    rows = rows_of(made, SCORES | {case.arm: SCORES["WAvg"] for case in many})
+    assert verdicts(summary.records([made], rows)) == [
+        "`Emb` is 1.80 ± 1.04 points above `reduced`: resolved by itself, but not among all "
+        "comparisons of the table (Holm).",
+        "No difference of 9 arms to `reduced` is resolved; 5 pairs resolve 1.04 points.",
+    ]
+
+
+def test_words_for_two_references_and_for_what_went_wrong() -> None:
+    made = experiment(also="WAvg")
+    scores = {"reduced": (0.7, 0.71, 0.72), "Emb": (0.6, 0.612, 0.62), "WAvg": (0.65, 0.66, 0.672)}
+    rows = rows_of(made, scores)
+    said = verdicts(summary.records([made], rows))
+    assert said[0].startswith("`Emb` is 9.93 ± 0.29 and `WAvg` 4.93 ± 0.29 points below `reduced`")
+    assert said[1].startswith("`Emb` is 5.00 ± 0.50 points below `WAvg`: resolved.")
+    assert said[2] == "Not all of the 5 seeds are done: `reduced` 3, `Emb` 3, `WAvg` 3."
+    lost = made.cases[1].run(0, rows)
+    assert lost is not None
+    rows[lost.key] = row(lost, 0.0, diverged=True)
+    said = verdicts(summary.records([made], rows))
+    assert "1 of 3 runs of `Emb` diverged: each enters as 0." in said
+    made, rows = tuned(1.0)
+    assert "At the edge of its grid is the learning rate of `tuned`." in verdicts(
+        summary.records([made], rows)
     )
-    made = experiment(cases=cases, baseline="dense")
-    arms = by_arm(summary.records([made], rows_of(made, {c.arm: (0.5,) for c in cases})))
-    assert [arm["method"] for arm in arms.values()] == [
-        "dense", "Emb", "Emb", "one bank, a", "one bank, a", "Emb, orthogonal",
-    ]  # fmt: skip
+    once = rows_of(experiment(), {arm: scores[:1] for arm, scores in SCORES.items()})
+    assert verdicts(summary.records([experiment()], once))[0] == (
+        "There are no two pairs of runs to compare with `reduced`."
+    )
+
+
+def test_pictures_are_the_same_bytes_and_those_the_page_shows(tmp_path: Path) -> None:
+    experiments, rows = several()
+    for folder in ("one", "two"):
+        plots.draw(experiments, rows, tmp_path / folder)
+    found = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
+    assert set(found) == {"family-one.svg", "family-two.svg", "budgets-50pct.svg"}
+    for name, content in found.items():
+        assert content == (tmp_path / "two" / name).read_bytes()
+        assert b"<svg" in content and b"dc:date" not in content
+        assert f"(quality/{name})" in page.page(experiments, rows)
+
+
+def test_what_a_picture_of_arms_shows() -> None:
+    experiments, rows = several()
+    records = [r for r in summary.records(experiments, rows) if r["experiment"] == "family/one"]
+    (axes,) = plots.figure_of(records).axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == list(SCORES)
+    drawn = {bars.get_label(): bars for bars in axes.containers}
+    assert list(drawn) == ["baseline", "difference resolved", "not resolved"]
+    emb = by_arm(records)["Emb"]
+    line, _, (interval,) = drawn["difference resolved"].lines
+    assert line.get_xydata().tolist() == [[pytest.approx(73), 1]]
+    ends = interval.get_segments()[0][:, 0].tolist()
+    assert ends == pytest.approx([100 * end for end in emb["mean_interval"]])
+    low, high = axes.get_xlim()
+    assert all(low < 100 * end < high for r in records for end in r["mean_interval"])
+
+
+def test_what_a_picture_of_budgets_shows() -> None:
+    experiments, rows = several()
+    records = [r for r in summary.records(experiments, rows) if r["experiment"] == "budgets/50%"]
+    (axes,) = plots.figure_of(records).axes
+    assert axes.get_xscale() == "log"
+    drawn = {bars.get_label(): bars.lines[0].get_xydata() for bars in axes.containers}
+    assert {name: len(places) for name, places in drawn.items()} == {
+        "dense": 1, "reduced": 2, "Emb": 2, "WAvg": 2,
+    }  # fmt: skip
+    arms = by_arm(records)
+    assert drawn["Emb"][:, 0] == pytest.approx([8_750, 43_760], rel=0.05)
+    assert drawn["Emb"][:, 1] == pytest.approx(
+        [100 * arms["Emb, 5%"]["mean"], 100 * arms["Emb, 25%"]["mean"]]
+    )
+    # A diverged run does not press the others together: its arm is at the edge and says so.
+    low, high = axes.get_ylim()
+    assert arms["WAvg, 5%"]["mean"] < 0.5 and low > 60
+    assert low < drawn["WAvg"][0, 1] < low + 0.1 * (high - low)
+    assert [text.get_text() for text in axes.texts] == ["1 of 2 diverged"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["8.75k", "43.8k", "175k"]

@@ -1,0 +1,147 @@
+"""docs/quality.md, from finished runs alone."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.quality import plots, summary, tables
+from benchmarks.quality.cells import family, points
+from benchmarks.quality.spec import Experiment, Rows
+from benchmarks.quality.verdicts import n_resolved, verdicts
+from benchmarks.tables import Column, Section, table_lines
+
+Record = Mapping[str, Any]
+PAGE = Path("docs/quality.md")
+PICTURES = Path("docs/quality")
+#: What rows were made with; of each, every value that occurs is named.
+MADE_WITH = ("python", "torch", "triton", "machine", "threads", "revision")
+_HEAD = """# Quality within a budget
+
+How well networks learn that share parameters, beside the methods that they are compared with. This
+page is made by `python -m benchmarks.quality report` from finished runs; each part names the
+command that made its runs. What we take from it is in [findings.md](findings.md).
+
+## How to read it
+
+- **Scores** are on test data and in percent, differences in percent points. `± std` is the standard
+  deviation over seeds.
+- **Pairs**: the runs of a seed see the same batches and the same augmentation, and arms are
+  compared seed by seed. A difference is the mean over the seeds that both arms have; `± (95%)` is
+  half the width of its t interval.
+- **Resolved**: the interval leaves 0 out. One in twenty comparisons without any difference does
+  that by chance; `p (Holm)` is the p value of the paired t test, adjusted for all comparisons of
+  the table. What is not resolved is not shown to be equal: it is said what the pairs resolve, which
+  is half the width of the interval.
+- **p (exact)** is that of the sign-flip test: the share of all choices of the pairs' signs whose
+  mean is as far from 0. It assumes no distribution. With n pairs it is at least 2 / 2^n: 0.062 for
+  5 pairs, 0.031 for 6, 0.008 for 8.
+- **Diverged** runs have the score 0, which enters all means and tests; a column counts them. The
+  mean, the interval and the t test of such an arm say little, its exact p value holds.
+- **Learning rates** of compared arms are chosen on validation data from the same grid, over seeds
+  that no compared run has. `(edge)`: the lowest or the highest rate was best, so a better one may
+  lie outside of the grid.
+- **Of the paper** (Plummer et al., "Neural Parameter Allocation Search", ICLR 2022; numbers in
+  benchmarks/paper.toml) are the columns that begin with `paper`. Its networks are larger and are
+  trained for longer: orders can be compared, levels cannot.
+- **Pictures** show each arm's own 95% interval. That of a difference is mostly narrower, since what
+  a seed does to both arms cancels. A cross is an arm with diverged runs, at the edge where its mean
+  is not on the scale.
+- **Minutes** are those of training and search. A run that two experiments share counts in both.
+"""
+
+
+def page(experiments: Sequence[Experiment], rows: Rows) -> str:
+    """Return the page's text; experiments without a finished run are named at its end."""
+    sections = tables.sections(experiments, rows)
+    records: dict[str, list[Record]] = {e.name: [] for e in experiments}
+    for record in summary.records(experiments, rows):
+        records[record["experiment"]].append(record)
+    done = [e for e in experiments if records[e.name]]
+    families = list(dict.fromkeys(family(e.name) for e in done))
+    lines = [_HEAD, "## Contents", "", *_contents(done, families, records), ""]
+    for name in families:
+        lines += [f"## {name.replace('_', ' ').capitalize()}", ""]
+        for e in done:
+            if family(e.name) == name:
+                lines += _part(e, records[e.name], sections[e.name], rows)
+        if tables.ranks_of(name) in sections:
+            lines += _table(sections[tables.ranks_of(name)], tables.ranks_of(name))
+    if tables.TUNINGS in sections:
+        lines += _table(sections[tables.TUNINGS], tables.TUNINGS, "##")
+    waiting = [f"`{e.name}`" for e in experiments if e not in done]
+    if waiting:
+        lines += ["## Not run yet", "", f"{', '.join(waiting)}.", ""]
+    return "\n".join(lines)
+
+
+def anchor(name: str) -> str:
+    """Return where a link to a part of the page goes."""
+    return re.sub(r"\W+", "-", name.replace("%", "pct")).strip("-")
+
+
+def _contents(
+    experiments: Sequence[Experiment],
+    families: Sequence[str],
+    records: Mapping[str, Sequence[Record]],
+) -> list[str]:
+    """Return a table of the experiments, a family after the other, with what came out."""
+    ordered = [e for name in families for e in experiments if family(e.name) == name]
+    found = [
+        {
+            "family": family(e.name),
+            "link": f"[{e.title}](#{anchor(e.name)})",
+            "data": ", ".join(dict.fromkeys(r["data"] for r in records[e.name])),
+            "arms": len(records[e.name]),
+            "seeds": max(r["seeds"] for r in records[e.name]),
+            "resolved": "{} of {}".format(*n_resolved(records[e.name])),
+            "resolves": _typical([r["resolves"] for r in records[e.name]]),
+        }
+        for e in ordered
+    ]
+    columns = (
+        Column("", "family"),
+        Column("experiment", "link"),
+        Column("data", "data"),
+        Column("arms", "arms"),
+        Column("seeds", "seeds"),
+        Column("comparisons resolved", "resolved"),
+        Column("points resolved (median)", "resolves", points),
+    )
+    return table_lines(Section("", "", columns, found))
+
+
+def _typical(halves: Iterable[float | None]) -> float | None:
+    """Return the median of what is known: diverged runs make single ones very large."""
+    known = [half for half in halves if half is not None]
+    return median(known) if known else None
+
+
+def _part(
+    experiment: Experiment, records: Sequence[Record], section: Section, rows: Rows
+) -> list[str]:
+    done = summary.runs_done(experiment, rows)
+    lines = [*_title(section.title, experiment.name), section.note, ""]
+    lines += [*(f"- {sentence}" for sentence in verdicts(records)), ""]
+    if plots.has_picture(records):
+        picture = (PICTURES / plots.picture(experiment.name)).relative_to(PAGE.parent)
+        lines += [f"![{section.title}]({picture})", ""]
+    lines += [*table_lines(section), ""]
+    command = f"python -m benchmarks.quality run {experiment.name}"
+    took = f"{len(done)} of {experiment.n_runs} runs, {summary.minutes(done):.0f} minutes in all"
+    return [*lines, f"Made by `{command}` ({took}; {_made_with(done)}).", ""]
+
+
+def _table(section: Section, name: str, level: str = "###") -> list[str]:
+    return [*_title(section.title, name, level), section.note, "", *table_lines(section), ""]
+
+
+def _title(title: str, name: str, level: str = "###") -> list[str]:
+    return [f'<a id="{anchor(name)}"></a>', "", f"{level} {title}", ""]
+
+
+def _made_with(done: Sequence[Mapping[str, Any]]) -> str:
+    """Return every value that occurs, of all that matters to a run."""
+    found = {name: sorted({str(row.get(name, "-")) for row in done}) for name in MADE_WITH}
+    return "; ".join(f"{name} {', '.join(values)}" for name, values in found.items())
