@@ -1,6 +1,7 @@
 """docs/quality.md, from finished runs alone."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -128,7 +129,7 @@ def _part(
         picture = (PICTURES / plots.picture(experiment.name)).relative_to(PAGE.parent)
         lines += [f"![{section.title}]({picture})", ""]
     lines += [*table_lines(section), ""]
-    command = f"python -m benchmarks.quality run {experiment.name}"
+    command = f"python -m benchmarks.quality run {shlex.quote(experiment.name)}"
     took = f"{len(done)} of {experiment.n_runs} runs, {summary.minutes(done):.0f} minutes in all"
     return [*lines, f"Made by `{command}` ({took}; {_made_with(done)}).", ""]
 

@@ -115,7 +115,7 @@ def several() -> tuple[list[Experiment], dict[str, dict[str, Any]]]:
         Case("dense", Build(), RECIPE),
         *(Case(f"{arm}, {b}", build_of(arm, b), RECIPE) for b in sizes for arm in SCORES),
     )
-    curve = Experiment("budgets/50%", "Score and budget", "A note.", cases, "dense", seeds=2)
+    curve = Experiment("budgets/tiny 50%", "Score and budget", "A note.", cases, "dense", seeds=2)
     rows |= more
     for index, case in enumerate(cases):
         for seed in curve.all_seeds:

@@ -1,5 +1,6 @@
 """What is made of records: tables, words, the page and its pictures."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,7 +104,8 @@ def test_the_page_has_every_experiment_and_number() -> None:
     for made in experiments[:3]:
         assert f"[{made.title}](#{page.anchor(made.name)})" in text_of
         assert f'<a id="{page.anchor(made.name)}"></a>' in text_of
-        assert f"`python -m benchmarks.quality run {made.name}`" in text_of
+        command = shlex.join(["python", "-m", "benchmarks.quality", "run", made.name])
+        assert f"`{command}`" in text_of
         assert f"](quality/{plots.picture(made.name)})" in text_of
     assert "## Not run yet\n\n`later/10%`." in text_of and "run later" not in text_of
     assert "(15 of 15 runs, 18 minutes in all; python 3.11.7; torch 2.13.0;" in text_of
@@ -162,7 +164,7 @@ def test_pictures_are_the_same_bytes_and_those_the_page_shows(tmp_path: Path) ->
     for folder in ("one", "two"):
         plots.draw(experiments, rows, tmp_path / folder)
     found = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
-    assert set(found) == {"family-one.svg", "family-two.svg", "budgets-50pct.svg"}
+    assert set(found) == {"family-one.svg", "family-two.svg", "budgets-tiny-50pct.svg"}
     for name, content in found.items():
         assert content == (tmp_path / "two" / name).read_bytes()
         assert b"<svg" in content and b"dc:date" not in content
@@ -187,7 +189,9 @@ def test_what_a_picture_of_arms_shows() -> None:
 
 def test_what_a_picture_of_budgets_shows() -> None:
     experiments, rows = several()
-    records = [r for r in summary.records(experiments, rows) if r["experiment"] == "budgets/50%"]
+    records = [
+        r for r in summary.records(experiments, rows) if r["experiment"] == "budgets/tiny 50%"
+    ]
     (axes,) = plots.figure_of(records).axes
     assert axes.get_xscale() == "log"
     drawn = {bars.get_label(): bars.lines[0].get_xydata() for bars in axes.containers}
