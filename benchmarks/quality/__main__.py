@@ -17,7 +17,10 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.data import DataError
+from benchmarks.peers import PeerError
 from benchmarks.quality.experiments import EXPERIMENTS, select
+from benchmarks.quality.page import PAGE, PICTURES, page
+from benchmarks.quality.plots import draw
 from benchmarks.quality.quick import quick
 from benchmarks.quality.runs import MixedRows, refuse_mixed, run_missing
 from benchmarks.quality.spec import Experiment
@@ -26,9 +29,9 @@ from benchmarks.quality.tables import sections
 from benchmarks.sources import HELP, Sources
 from benchmarks.store import forget, read_rows
 from benchmarks.tables import show
+from npas.errors import NpasError
 
 KEPT = Path("build/quality.jsonl")
-PAGE = Path("docs/quality.md")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,13 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = select(options.experiments)
         if options.quick:
             chosen = [quick(experiment) for experiment in chosen]
+        if options.action == "report" and options.write and chosen != list(EXPERIMENTS):
+            raise ValueError("--write is of all experiments: name none, and leave --quick out")
         if options.action == "list":
             _list(chosen, options.rows)
         elif options.action == "run":
             _run(chosen, options)
         else:
             _report(chosen, options)
-    except (DataError, MixedRows, ValueError) as error:
+    except (DataError, MixedRows, NpasError, PeerError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -126,7 +131,10 @@ def _report(experiments: Sequence[Experiment], options: argparse.Namespace) -> N
         return
     show(Console(width=150), sections(experiments, rows).values())
     if options.write:
-        commit(EXPERIMENTS, rows, PAGE)
+        commit(experiments, rows)
+        PAGE.write_text(page(experiments, rows), encoding="utf-8")
+        draw(experiments, rows, PICTURES)
+        print(f"wrote {COMMITTED}, {PAGE} and {PICTURES}")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Built:
         module: to train.
         n_banks: banks that layers share, 0 without npas.
         search_s: processor time of a search for who shares with whom.
-        banks: bank -> its layers, None without npas.
+        banks: bank -> its layers, where a search found them.
     """
 
     module: nn.Module
@@ -106,7 +106,7 @@ def _npas(job: Job) -> Built:
     module = npas.compile(model, plan=plan)
     if start != "default":
         restart(module, start, job.seed)
-    banks = {bank.name: bank.layers for bank in plan.banks}
+    banks = {bank.name: bank.layers for bank in plan.banks} if search_s else None
     return Built(module, len(plan.banks), search_s, banks)
 
 

@@ -114,6 +114,7 @@ class Case:
         recipe: how it is trained.
         tuning: chooses the learning rate where the recipe has none.
         paper: its method in `benchmarks/paper.toml`, empty where the paper has none.
+        against: the arm that it is compared with, where that is not the experiment's baseline.
     """
 
     arm: str
@@ -121,6 +122,7 @@ class Case:
     recipe: Recipe
     tuning: Tuning | None = None
     paper: str = ""
+    against: str = ""
 
     def run(self, seed: int, rows: Rows) -> "Run | None":
         """Return the run of a seed, None while its learning rate is not known."""
@@ -196,7 +198,7 @@ class Experiment:
         title: of its table.
         note: how to read the table.
         cases: what is compared, in the order of the table.
-        baseline: the arm that the others are compared with.
+        baseline: the arm that the others are compared with, but for those that name another.
         also: a second arm that they are compared with, or None.
         seeds: runs of each case, from seed ``first`` on.
         first: the first seed; confirmations use seeds that no choice was made on.

@@ -4,8 +4,10 @@ Scores and differences are of 1, as in the rows. A diverged run has the score 0 
 All values are JSON values: what is not known is None, and seeds are text where they are keys.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -13,6 +15,8 @@ from benchmarks import stats
 from benchmarks.quality.printed import printed
 from benchmarks.quality.spec import Case, Experiment, Rows, Tuning
 
+#: The rows that are part of the repository.
+COMMITTED = Path("benchmarks/results/quality.jsonl")
 Record = dict[str, Any]
 Row = Mapping[str, Any]
 
@@ -39,6 +43,13 @@ def tunings(experiments: Sequence[Experiment], rows: Rows) -> list[Record]:
     ]
 
 
+def commit(experiments: Sequence[Experiment], rows: Rows, path: Path = COMMITTED) -> None:
+    """Write the rows of these experiments, each once, in the order in which they are asked for."""
+    found = {row["key"]: row for e in experiments for row in runs_done(e, rows)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in found.values()), encoding="utf-8")
+
+
 def runs_done(experiment: Experiment, rows: Rows) -> list[Row]:
     """Return the rows of an experiment, those of its tunings first."""
     return [rows[run.key] for run in experiment.known_runs(rows) if run.key in rows]
@@ -56,9 +67,13 @@ def _records(experiment: Experiment, rows: Rows) -> list[Record]:
         found = {seed: rows[run.key] for seed, run in runs.items() if run and run.key in rows}
         if found:
             made.append(_arm(case, experiment, found) | _chosen(case, rows))
-    _compare(made, experiment.baseline, "")
+    own = {case.arm: case.against or experiment.baseline for case in experiment.cases}
+    _compare(made, "", own)
     if experiment.also is not None:
-        _compare(made, experiment.also, "also_", known=experiment.baseline)
+        # The difference of two arms stands once: where each is the other's reference it is there.
+        also = experiment.also
+        known = {own[also], *(arm for arm, name in own.items() if name == also)}
+        _compare(made, "also_", {arm: also for arm in own}, known)
     pairs = {
         (record["variant"], key): record[key]
         for record in made
@@ -130,15 +145,18 @@ def _but_budget(case: Case) -> tuple[Any, ...]:
     return case.build.method, case.build.how, replace(case.recipe, lr=None)
 
 
-def _compare(made: Sequence[Record], name: str, prefix: str, known: str | None = None) -> None:
-    """Add the differences to an arm; the difference of that arm and ``known`` is there already."""
-    reference = next((arm for arm in made if arm["variant"] == name), None)
-    for arm in made:
+def _compare(
+    made: Sequence[Record], prefix: str, references: Mapping[str, str], known: Collection[str] = ()
+) -> None:
+    """Add each arm's difference to its reference; those of ``known`` arms are there already."""
+    arms = {arm["variant"]: arm for arm in made}
+    for name, arm in arms.items():
+        reference = references[name]
         pairs: list[float] = []
-        if reference is not None and arm["variant"] not in (name, known):
-            pairs = stats.differences(_by_seed(arm), _by_seed(reference))
+        if reference in arms and reference != name and name not in known:
+            pairs = stats.differences(_by_seed(arm), _by_seed(arms[reference]))
         arm |= {f"{prefix}{key}": value for key, value in _difference(pairs).items()}
-        arm[prefix.rstrip("_") or "baseline"] = name
+        arm[prefix.rstrip("_") or "baseline"] = reference
 
 
 def _by_seed(arm: Record) -> dict[int, float]:

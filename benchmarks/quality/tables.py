@@ -56,6 +56,7 @@ _COMMON = (
 )
 _MEASURED = (
     Column("{measure}, % ± std", "score", spread(points)),
+    Column("compared with", "reference"),
     Column("to {baseline} (95%)", "to_baseline", spread(signed)),
     Column("resolved", "resolved", yes),
     Column("p (exact)", "p_permutation", p_value),
@@ -72,16 +73,21 @@ def table(experiment: Experiment, records: Sequence[Record]) -> Section:
     printed = [number for record in records for number in record["printed"]]
     heads = list(dict.fromkeys(_head(number) for number in printed))
     rows = [_row(record, heads) for record in records]
+    references = {row["reference"] for row in rows} - {None}
     words = {
         "measure": records[0]["measure"],
-        "baseline": experiment.baseline,
+        "baseline": "that" if len(references) > 1 else experiment.baseline,
         "also": experiment.also,
     }
     same = [column for column in _COMMON if _constant(column, rows)]
     columns = [
         Column("", "variant"),
         *(column for column in _COMMON if column not in same),
-        *(replace(column, head=column.head.format(**words)) for column in _MEASURED),
+        *(
+            replace(column, head=column.head.format(**words))
+            for column in _MEASURED
+            if column.key != "reference" or len(references) > 1
+        ),
         *(Column(f"paper: {head}", head) for head in heads),
         *_LAST,
     ]
@@ -120,6 +126,7 @@ def _row(record: Record, heads: Sequence[str]) -> Record:
         "rate": None if record["lr"] is None else f"{record['lr']:g}{edge}",
         "runs": f"{record['seeds']} of {record['asked']}" if short else str(record["seeds"]),
         "score": (record["mean"], record["std"]),
+        "reference": None if record["difference"] is None else record["baseline"],
         "to_baseline": _compared(record, ""),
         "to_also": _compared(record, "also_"),
         "diverged": record["diverged"] or None,

@@ -15,7 +15,10 @@ MOST_NAMES = 8
 
 def verdicts(records: Sequence[Record]) -> list[str]:
     """Return sentences: differences that are resolved, then those that are not, then warnings."""
-    found = _differences(records, "", records[0]["baseline"])
+    found = []
+    for name in dict.fromkeys(record["baseline"] for record in records):
+        own = [record for record in records if record["baseline"] == name]
+        found += _differences(own, "", name)
     if records[0].get("also") is not None:
         found += _differences(records, "also_", records[0]["also"])
     for record in records:
@@ -39,6 +42,8 @@ def n_resolved(records: Sequence[Record]) -> tuple[int, int]:
 
 def _differences(records: Sequence[Record], prefix: str, reference: str) -> list[str]:
     compared = [record for record in records if record[f"{prefix}interval"] is not None]
+    if not compared and all(record[f"{prefix}difference"] is None for record in records):
+        return []
     if not compared:
         return [f"There are no two pairs of runs to compare with `{reference}`."]
     alike: dict[str, list[Record]] = {}

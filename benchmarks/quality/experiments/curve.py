@@ -1,17 +1,26 @@
 """Accuracy against parameters: compiled networks, narrower ones, and soft sharing (SWRN)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from benchmarks.quality.experiments.settings import FASHION, WRN28, Setting
-from benchmarks.quality.spec import Case, Experiment, Printed
+from benchmarks.quality.spec import Case, Experiment
 
 
 def _curve(setting: Setting, budgets: Sequence[str], swrn: Sequence[str] = ()) -> tuple[Case, ...]:
     return (
         setting.dense(),
-        *(setting.npas(f"npas, {budget}", budget, "ssn") for budget in budgets),
+        *(
+            replace(setting.npas(f"npas, {budget}", budget), against=f"reduced width, {budget}")
+            for budget in budgets
+        ),
         *(setting.reduced(budget, f"reduced width, {budget}") for budget in budgets),
-        *(setting.peer(f"SWRN, {budget}", "soft_sharing", budget, "swrn") for budget in swrn),
+        *(
+            replace(
+                setting.peer(f"SWRN, {budget}", "soft_sharing", budget), against=f"npas, {budget}"
+            )
+            for budget in swrn
+        ),
     )
 
 
@@ -23,8 +32,8 @@ EXPERIMENTS = (
         "The paper's Figure 3 and Table 15.",
         _curve(WRN28, ("3%", "7%", "15%", "35%", "60%"), ("35%", "60%")),
         "dense",
+        also="dense",
         seeds=6,
-        paper=(Printed("15", "wrn-28-10", "CIFAR-10"),),
         minutes=90,
     ),
     Experiment(
@@ -33,6 +42,7 @@ EXPERIMENTS = (
         "WRN-16-1 (175k parameters) on grey images, 10,000 of them at 14x14, 8 epochs.",
         _curve(FASHION, ("3%", "7%", "15%", "35%", "60%")),
         "dense",
+        also="dense",
         seeds=6,
         minutes=40,
     ),
