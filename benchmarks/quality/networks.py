@@ -3,6 +3,7 @@
 from functools import partial
 
 from benchmarks.networks.densenet import densenet_bc
+from benchmarks.networks.efficientnet_nd import efficientnet_nd
 from benchmarks.networks.resnet import resnet_cifar
 from benchmarks.networks.spec import OUR_OWN, Network, images
 from benchmarks.networks.wrn import wrn
@@ -50,6 +51,19 @@ def _resnet(n_blocks: int) -> Network:
     )
 
 
+def _efficientnet(half: float) -> Network:
+    # Of Ye et al. for 32x32, with batch norm; the npas paper trains it with deconvolutions.
+    make = partial(efficientnet_nd, 10, "none")
+    return Network(
+        make=partial(make, half),
+        inputs=images(32),
+        family="efficientnet_nd",
+        kind="conv",
+        source=OUR_OWN,
+        scaled=lambda factor: make(half * factor),
+    )
+
+
 #: name -> network, with ten classes. ``-grey`` takes images of one channel.
 NETWORKS: dict[str, Network] = {
     "wrn-16-1": _wrn(16, 1),
@@ -62,7 +76,8 @@ NETWORKS: dict[str, Network] = {
     "wrn-40-1": _wrn(40, 1),
     "wrn-40-2": _wrn(40, 2),
     "wrn-22-tiny-grey": _wrn(22, 1, in_channels=1, stem=4),
-    "densenet-bc-40-12": _densenet(40, 12),
+    "densenet-bc-28-12": _densenet(28, 12),
+    "efficientnet-small": _efficientnet(0.5),
     "resnet-20": _resnet(3),
 }
 

@@ -27,10 +27,19 @@ def _candidates(setting: Setting, budget: str) -> tuple[Case, ...]:
         setting.npas("overlapping", budget, variant="overlapping"),
         setting.npas("disjoint", budget, variant="disjoint"),
         setting.npas("K = 8", budget, k=8),
-        # At a low budget one bank is what the defaults come to, and layers have masks.
-        setting.npas("masks start normal", budget, start="mask: normal")
-        if representative(budget) != "50%"
-        else setting.npas("one bank", budget, groups="single"),
+        *(_low(setting, budget) if representative(budget) != "50%" else _full(setting, budget)),
+    )
+
+
+def _low(setting: Setting, budget: str) -> tuple[Case, ...]:
+    # One bank is what the defaults come to, and its larger layers have masks.
+    return (setting.npas("masks start normal", budget, start="mask: normal"),)
+
+
+def _full(setting: Setting, budget: str) -> tuple[Case, ...]:
+    return (
+        setting.npas("one bank", budget, groups="single"),
+        setting.npas("ends and first stage whole", budget, ignored_modules=(*_ENDS, "group1")),
     )
 
 

@@ -18,10 +18,12 @@ class Setting:
     Attributes:
         recipe: without a learning rate.
         rates: the grid of every tuning.
+        tuned_on: a shorter recipe that the rates are chosen on; None for the recipe itself.
     """
 
     recipe: Recipe
     rates: tuple[float, ...] = SGD
+    tuned_on: Recipe | None = None
 
     def dense(self, arm: str = "dense", **how: Any) -> Case:
         """Return the case of the network as it is; options are those of the recipe."""
@@ -49,7 +51,7 @@ class Setting:
         return self._tuning(Build(method, representative(budget)))
 
     def _tuning(self, build: Build) -> Tuning:
-        return Tuning(build, self.recipe, self.rates)
+        return Tuning(build, self.tuned_on or self.recipe, self.rates)
 
 
 #: Highest share of a range of budgets, and the budget that its learning rates are chosen at.
@@ -70,4 +72,8 @@ WRN16_WIDE = Setting(Recipe("cifar10", "wrn-16-2", 8))
 WRN28 = Setting(Recipe("cifar10", "wrn-28-1", 8))
 WRN28_WIDE = Setting(Recipe("cifar10", "wrn-28-2", 8))
 WRN40 = Setting(Recipe("cifar10", "wrn-40-1", 8))
+#: All images of CIFAR-10 at their size; learning rates are those of WRN16.
+ANCHOR = Setting(Recipe("cifar10-all", "wrn-16-1", 12), tuned_on=WRN16.recipe)
+DENSENET = Setting(Recipe("cifar10", "densenet-bc-28-12", 8))
+EFFICIENTNET = Setting(Recipe("cifar10", "efficientnet-small", 8))
 FASHION = Setting(Recipe("fashion-mnist", "wrn-16-1-grey", 8))

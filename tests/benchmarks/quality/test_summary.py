@@ -15,6 +15,7 @@ from benchmarks.quality.spec import (
     Printed,
     npas_build,
 )
+from benchmarks.quality.verdicts import verdicts
 from tests.benchmarks.quality.made_up import (
     RECIPE,
     SCORES,
@@ -191,3 +192,22 @@ def test_arms_that_differ_in_budget_alone_are_one_method() -> None:
     assert [arm["method"] for arm in arms.values()] == [
         "dense", "Emb", "Emb", "one bank, a", "one bank, a", "Emb, orthogonal",
     ]  # fmt: skip
+
+
+def test_an_arm_may_be_compared_with_another_than_the_baseline() -> None:
+    made = experiment(also="reduced")
+    cases = tuple(replace(c, against="WAvg" if c.arm == "Emb" else "") for c in made.cases)
+    made = replace(made, cases=cases)
+    rows = rows_of(made, SCORES)
+    found = by_arm(summary.records([made], rows))
+    assert (found["Emb"]["baseline"], found["WAvg"]["baseline"]) == ("WAvg", "reduced")
+    pairs = [a - b for a, b in zip(SCORES["Emb"], SCORES["WAvg"], strict=True)]
+    assert found["Emb"]["difference"] == pytest.approx(fmean(pairs))
+    # Emb is compared with the reduced network besides, WAvg only once.
+    also = [a - b for a, b in zip(SCORES["Emb"], SCORES["reduced"], strict=True)]
+    assert found["Emb"]["also_difference"] == pytest.approx(fmean(also))
+    assert found["WAvg"]["also_difference"] is None
+    table = text(tables.sections([made], rows)[made.name])
+    assert "compared with" in table and "to that (95%)" in table
+    said = "\n".join(verdicts(summary.records([made], rows)))
+    assert "`WAvg`" in said and "`reduced`" in said
