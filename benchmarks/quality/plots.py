@@ -29,16 +29,20 @@ _CROSS: dict[str, Any] = {"markersize": 9, "markeredgewidth": 2}
 
 def draw(experiments: Sequence[Experiment], rows: Rows, folder: Path) -> None:
     """Draw a picture of each experiment that `has_picture`; the same rows give the same bytes."""
+    records = summary.records(experiments, rows)
+    for experiment in experiments:
+        own = [record for record in records if record["experiment"] == experiment.name]
+        if has_picture(own):
+            save(figure_of(own), folder / picture(experiment.name))
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure so that the same one gives the same bytes."""
     import matplotlib
 
-    records = summary.records(experiments, rows)
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"svg.hashsalt": "npas"}):
-        for experiment in experiments:
-            own = [record for record in records if record["experiment"] == experiment.name]
-            if has_picture(own):
-                path = folder / picture(experiment.name)
-                figure_of(own).savefig(path, metadata={"Date": None})
+        figure.savefig(path, metadata={"Date": None})
 
 
 def picture(name: str) -> str:
