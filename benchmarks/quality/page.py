@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.quality import plots, summary, tables
+from benchmarks.quality import mappings, plots, summary, tables
 from benchmarks.quality.cells import family, points
 from benchmarks.quality.spec import Experiment, Rows
 from benchmarks.quality.verdicts import n_resolved, verdicts
@@ -49,6 +49,8 @@ command that made its runs. What we take from it is in [findings.md](findings.md
 - **Pictures** show each arm's own 95% interval. That of a difference is mostly narrower, since what
   a seed does to both arms cancels. A cross is an arm with diverged runs, at the edge where its mean
   is not on the scale.
+- **Agreement** is the mean adjusted Rand index of the seeds' learned mappings: 1 where all put the
+  same layers together, 0 where they agree as chance does.
 - **Minutes** are those of training and search. A run that two experiments share counts in both.
 """
 
@@ -129,9 +131,30 @@ def _part(
         picture = (PICTURES / plots.picture(experiment.name)).relative_to(PAGE.parent)
         lines += [f"![{section.title}]({picture})", ""]
     lines += [*table_lines(section), ""]
+    learned = mappings.of_experiment(experiment, rows)
+    if learned:
+        picture = (PICTURES / plots.picture(f"{experiment.name} mappings")).relative_to(PAGE.parent)
+        lines += [*_learned(experiment, learned), "", f"![Learned groups]({picture})", ""]
     command = f"python -m benchmarks.quality run {shlex.quote(experiment.name)}"
     took = f"{len(done)} of {experiment.n_runs} runs, {summary.minutes(done):.0f} minutes in all"
     return [*lines, f"Made by `{command}` ({took}; {_made_with(done)}).", ""]
+
+
+def _learned(
+    experiment: Experiment, learned: Mapping[str, Sequence[mappings.Banks]]
+) -> Iterable[str]:
+    layers = mappings.layers_of(experiment, next(iter(learned.values())))
+    yield (
+        "Learned groups by depth: a row a seed, colours are banks, white layers share with none. "
+        "The paper's Figure 4(b) has more of those late than early."
+    )
+    yield ""
+    for arm, found in learned.items():
+        first, second = mappings.alone(found, layers)
+        yield (
+            f"- `{arm}`: {first:.0%} of the first half of the layers share with none, "
+            f"{second:.0%} of the second."
+        )
 
 
 def _table(section: Section, name: str, level: str = "###") -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality import summary
+from benchmarks.quality import mappings, summary
 from benchmarks.quality.spec import Experiment, Rows
 
 Record = Mapping[str, Any]
@@ -34,6 +34,10 @@ def draw(experiments: Sequence[Experiment], rows: Rows, folder: Path) -> None:
         own = [record for record in records if record["experiment"] == experiment.name]
         if has_picture(own):
             save(figure_of(own), folder / picture(experiment.name))
+        learned = mappings.of_experiment(experiment, rows)
+        if learned:
+            layers = mappings.layers_of(experiment, next(iter(learned.values())))
+            save(mappings.figure(learned, layers), folder / picture(f"{experiment.name} mappings"))
 
 
 def save(figure: Any, path: Path) -> None:

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks import stats
+from benchmarks.quality.mappings import agreement
 from benchmarks.quality.printed import printed
 from benchmarks.quality.spec import Case, Experiment, Rows, Tuning
 
@@ -66,7 +67,9 @@ def _records(experiment: Experiment, rows: Rows) -> list[Record]:
         runs = {seed: case.run(seed, rows) for seed in experiment.all_seeds}
         found = {seed: rows[run.key] for seed, run in runs.items() if run and run.key in rows}
         if found:
-            made.append(_arm(case, experiment, found) | _chosen(case, rows))
+            mappings = [row["banks"] for row in found.values() if row.get("banks")]
+            learned = {"agreement": agreement(mappings)}
+            made.append(_arm(case, experiment, found) | _chosen(case, rows) | learned)
     own = {case.arm: case.against or experiment.baseline for case in experiment.cases}
     _compare(made, "", own)
     if experiment.also is not None:

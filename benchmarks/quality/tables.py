@@ -65,7 +65,11 @@ _MEASURED = (
     Column("to {also}: resolved", "also_resolved", yes),
     Column("to {also}: p (Holm)", "also_p_holm", p_value),
 )
-_LAST = (Column("diverged", "diverged"), Column("minutes", "minutes", lambda value: f"{value:.1f}"))
+_LAST = (
+    Column("agreement", "agreement", lambda value: f"{value:.2f}"),
+    Column("diverged", "diverged"),
+    Column("minutes", "minutes", lambda value: f"{value:.1f}"),
+)
 
 
 def table(experiment: Experiment, records: Sequence[Record]) -> Section:
