@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 import npas
 from benchmarks.quality.builds import Job, build
+from benchmarks.quality.distillation import distil
+from benchmarks.quality.distillation_features import exposed
 from benchmarks.quality.networks import network
 from benchmarks.quality.optimizers import OPTIMIZERS, one_cycle
+from benchmarks.quality.pruning import prune
 from benchmarks.quality.spec import Recipe, Run
 from benchmarks.quality.tasks import TASKS, Task, task
 from benchmarks.runner import environment
@@ -27,6 +30,8 @@ SOURCES = (
     *("benchmarks/quality/builds.py", "benchmarks/quality/groups.py"),
     *("benchmarks/quality/networks.py", "benchmarks/quality/optimizers.py"),
     *("benchmarks/quality/train.py", "benchmarks/quality/variants.py"),
+    *("benchmarks/quality/distillation*.py", "benchmarks/quality/teachers.py"),
+    "benchmarks/quality/pruning*.py",
 )
 
 
@@ -48,25 +53,39 @@ def train(run: Run, sources: Sources) -> dict[str, Any]:
     alone, so that the runs of a seed are paired. A run whose loss stops being a number has a score
     of 0 and is marked as diverged. Times are of the process, not of the clock.
 
+    The recipe's option ``distil`` puts a teacher beside the task's loss, and ``prune`` takes
+    filters out of what was trained and trains on (`distil`, `prune`). Their fields are in the row.
+
     Raises:
         DataError: if the task's data are not there.
     """
     torch.set_num_threads(1)
     recipe = run.recipe
+    how = dict(recipe.how)
     data = task(recipe.task, sources)
-    job = Job(network(recipe.network), run.build, recipe, data, run.seed)
+    chosen = network(recipe.network)
+    job = Job(exposed(chosen) if "distil" in how else chosen, run.build, recipe, data, run.seed)
     built = build(job)
+    module, extra = built.module, {}
+    if "distil" in how:
+        taught = distil(job, built.module, run.part, fit, code(recipe.task))
+        module, data, extra = taught.pupil, taught.task, taught.fields
     start = time.process_time()
-    losses, diverged = fit(built.module, recipe, data, run.seed)
-    if dict(recipe.how).get("recalibrate"):
-        recalibrate(built.module, recipe, data, run.seed)
+    losses, diverged = fit(module, recipe, data, run.seed)
+    if how.get("recalibrate"):
+        recalibrate(module, recipe, data, run.seed)
+    final = built.module if diverged else tested(built.module)
+    if "prune" in how and not diverged:
+        pruned = prune(job, final, fit)
+        final, diverged, extra = pruned.module, pruned.diverged, pruned.fields
+        losses += pruned.losses
     train_s = time.process_time() - start
     row = {
         "key": run.key,
         **run.spec,
         "label": data.label,
         "measure": data.measure,
-        "score": 0.0 if diverged else data.score(tested(built.module), run.part),
+        "score": 0.0 if diverged else data.score(final, run.part),
         "diverged": diverged,
         "losses": losses,
         "n_params": _n_params(built.module),
@@ -77,6 +96,7 @@ def train(run: Run, sources: Sources) -> dict[str, Any]:
         "train_s": round(train_s, 2),
         "search_s": round(built.search_s, 2),
         "code": code(recipe.task),
+        **extra,
     }
     return row | environment(torch.device("cpu"))
 

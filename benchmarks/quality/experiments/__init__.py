@@ -6,11 +6,13 @@ from benchmarks.quality.experiments import (
     banks,
     combining,
     curve,
+    distillation,
     explore,
     high,
     hypernetworks,
     larger,
     mapping,
+    pruning,
     recipe,
     upsampling,
 )
@@ -28,6 +30,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     *mapping.EXPERIMENTS,
     *banks.EXPERIMENTS,
     *larger.EXPERIMENTS,
+    *distillation.EXPERIMENTS,
+    *pruning.EXPERIMENTS,
 )
 
 
