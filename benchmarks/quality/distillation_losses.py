@@ -126,8 +126,8 @@ def connector(channels: int, wanted: int) -> nn.Sequential:
 def margin(norm: nn.BatchNorm2d) -> Tensor:
     """Return each channel's mean of negative values, [channels], below 0.
 
-    A channel behind batch norm is taken as normal, with the norm's shift for mean and its scale for
-    deviation (section 3.1 of OFD).
+    OFD takes a channel behind batch norm as normal, with the norm's shift for mean and its scale
+    for deviation.
     """
     mean, std = norm.bias.double(), norm.weight.double().abs().clamp(min=1e-12)
     chance = torch.special.ndtr(-mean / std)
@@ -139,7 +139,7 @@ def margin(norm: nn.BatchNorm2d) -> Tensor:
 def partial_l2(features: Tensor, target: Tensor) -> Tensor:
     """Return the sum of squared errors, without those where features are below a target below 0.
 
-    There the ReLU makes the same of both (section 3.3 of OFD).
+    There the ReLU makes the same of both: OFD's partial L2 distance.
     """
     counts = (features > target) | (target > 0)
     return ((features - target) ** 2 * counts).sum()

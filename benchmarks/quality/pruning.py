@@ -77,8 +77,9 @@ def prune(job: Job, network: nn.Module, fit: Fit) -> Pruned:
 def ranks(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return the mean rank of the feature maps of each filter: convolution -> [filters].
 
-    Maps of a first convolution are those behind its norm and ReLU, maps of a second those that the
-    block returns, the shortcut included: where the authors' code takes them.
+    Maps of a first convolution are those behind its norm, maps of a second those that the block
+    returns, the shortcut included, both behind a ReLU: where the authors' code takes them. Without
+    the ReLU nearly all would have full rank.
 
     Args:
         network: is left in test mode.
@@ -86,17 +87,19 @@ def ranks(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """
     found: dict[str, list[Tensor]] = {}
 
-    def note(name: str, maps: Tensor) -> None:
-        found.setdefault(name, []).append(torch.linalg.matrix_rank(maps).float())
+    def hook(name: str) -> Callable[..., None]:
+        found[name] = []
 
-    def hook(name: str, activate: bool) -> Callable[..., None]:
-        return lambda _module, _inputs, maps: note(name, F.relu(maps) if activate else maps)
+        def note(_module: nn.Module, _inputs: object, maps: Tensor) -> None:
+            found[name].append(torch.linalg.matrix_rank(F.relu(maps)).float())
+
+        return note
 
     handles = []
     for name, block in blocks(network):
         inner = block.get_submodule(NORMS[type(block)][0])
-        handles.append(inner.register_forward_hook(hook(f"{name}.conv1", True)))
-        handles.append(block.register_forward_hook(hook(f"{name}.conv2", False)))
+        handles.append(inner.register_forward_hook(hook(f"{name}.conv1")))
+        handles.append(block.register_forward_hook(hook(f"{name}.conv2")))
     network.eval()
     for part in images.split(100):
         network(part)

@@ -80,7 +80,7 @@ def _convolution(old: nn.Conv2d, filters: Tensor, inputs: Tensor) -> nn.Conv2d:
 
 def _norm(old: nn.Module, channels: Tensor) -> nn.BatchNorm2d:
     assert isinstance(old, nn.BatchNorm2d)
-    made = nn.BatchNorm2d(len(channels), old.eps, old.momentum)
+    made = nn.BatchNorm2d(len(channels), old.eps, old.momentum, dtype=old.weight.dtype)
     state = {n: v if v.dim() == 0 else v[channels] for n, v in old.state_dict().items()}
     made.load_state_dict(state)
     return made
