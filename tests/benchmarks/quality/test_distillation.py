@@ -16,7 +16,6 @@ from scipy.stats import truncnorm
 from torch import Tensor, nn
 
 import npas
-from benchmarks import paper
 from benchmarks.networks.wrn import wrn
 from benchmarks.quality import teachers
 from benchmarks.quality.distillation import Distilled, Pupil, still
@@ -24,8 +23,9 @@ from benchmarks.quality.distillation_features import Exposed, exposed
 from benchmarks.quality.distillation_losses import LESSONS, Ofd, Srr, margin, partial_l2
 from benchmarks.quality.experiments.distillation import EXPERIMENTS
 from benchmarks.quality.networks import NETWORKS
+from benchmarks.quality.printed import printed
 from benchmarks.quality.quick import IMAGES, quick
-from benchmarks.quality.spec import Build, Recipe, Run, npas_build, options
+from benchmarks.quality.spec import Build, Recipe, Run, missing, npas_build, options
 from benchmarks.quality.tasks import task
 from benchmarks.quality.teachers import Teacher, kept, teacher
 from benchmarks.quality.train import train
@@ -302,18 +302,17 @@ def test_a_run_gives_the_same_row_with_a_teacher_that_is_there(build: Build, fol
 def test_experiments_have_the_papers_arms_and_run_quickly() -> None:
     wanted = {"dense": 27.30, "hb-ssn": 26.53, "ofd": 24.43, "srr": 24.03}
     wanted |= {"hb-ssn+ofd": 23.99, "hb-ssn+srr": 23.42}
+    (experiment,) = EXPERIMENTS
+    assert {case.paper for case in experiment.cases} == set(wanted)
+    for case in experiment.cases:
+        (number,) = printed(case, experiment)
+        assert number["value"] == wanted[case.paper]
+    for dense, compiled in zip(experiment.cases[::2], experiment.cases[1::2], strict=True):
+        assert compiled.against == dense.arm and dense.recipe == compiled.recipe
+        for case in (dense, compiled):
+            assert case.tuning is not None and case.tuning.recipe == case.recipe
     rows: dict[str, Any] = {}
-    for experiment in EXPERIMENTS:
-        (printed,) = experiment.paper
-        for case in experiment.cases:
-            (row,) = paper.rows(printed.table, network=printed.network, method=case.paper)
-            assert row.value == wanted[case.paper]
-        assert experiment.also in [case.arm for case in experiment.cases]
-        plain, taught = experiment.cases[:2], experiment.cases[2:]
-        for one, other in zip(plain, taught, strict=True):
-            assert one.build == other.build and one.tuning != other.tuning
-            assert other.tuning is not None and other.tuning.recipe == other.recipe
-        tiny = replace(quick(experiment), seeds=1)
-        while runs := [run for run in tiny.known_runs(rows) if run.key not in rows]:
-            rows[runs[0].key] = train(runs[0], NOWHERE)
-        assert tiny.n_done(rows) == tiny.n_runs
+    tiny = replace(quick(experiment), seeds=1)
+    while runs := missing([tiny], rows):
+        rows[runs[0].key] = train(runs[0], NOWHERE)
+    assert tiny.n_done(rows) == tiny.n_runs == 2 + 6

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import npas
-from benchmarks import paper
 from benchmarks.networks.resnet import resnet_cifar
 from benchmarks.networks.wrn import wrn
 from benchmarks.quality.experiments.pruning import EXPERIMENTS
+from benchmarks.quality.printed import printed
 from benchmarks.quality.pruning import kept, ranks
 from benchmarks.quality.pruning_filters import (
     NORMS,
@@ -25,7 +25,7 @@ from benchmarks.quality.pruning_filters import (
     without,
 )
 from benchmarks.quality.quick import IMAGES, quick
-from benchmarks.quality.spec import Build, Run, npas_build, options
+from benchmarks.quality.spec import Build, Run, missing, npas_build, options
 from benchmarks.quality.train import train
 from benchmarks.sources import Sources
 
@@ -216,27 +216,14 @@ def test_experiments_have_the_papers_arms_and_run_quickly() -> None:
     }
     rows: dict[str, Any] = {}
     for experiment in EXPERIMENTS:
-        values = []
+        numbers = [printed(case, experiment) for case in experiment.cases]
+        assert [[n["value"] for n in of_case] for of_case in numbers] == [
+            [value] for value in wanted[experiment.name]
+        ]
         for case in experiment.cases:
-            numbers = [
-                row.value
-                for p in experiment.paper
-                for row in paper.rows(
-                    p.table,
-                    network=p.network,
-                    task=p.task,
-                    method=case.paper,
-                    budget=p.budget,
-                    measure=p.measure,
-                )
-            ]
-            values += numbers
-            assert len(numbers) == 1
-        assert values == wanted[experiment.name]
-        plain, pruned = experiment.cases[:2], experiment.cases[2:4]
-        for one, other in zip(plain, pruned, strict=True):
-            assert (one.build, one.tuning) == (other.build, other.tuning)
+            assert case.recipe.epochs + dict(case.recipe.how).get("finetune", 0) == 18
         tiny = replace(quick(experiment), seeds=1)
-        while runs := [run for run in tiny.known_runs(rows) if run.key not in rows]:
+        while runs := missing([tiny], rows):
             rows[runs[0].key] = train(runs[0], NOWHERE)
-        assert tiny.n_done(rows) == tiny.n_runs
+        assert tiny.n_done(rows) == tiny.n_runs == 2 + 5
+    assert len(rows) == 2 + 3 + 2 * 2  # arms that are not pruned are run once
