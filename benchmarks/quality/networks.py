@@ -7,6 +7,7 @@ from benchmarks.networks.efficientnet_nd import efficientnet_nd
 from benchmarks.networks.resnet import resnet_cifar
 from benchmarks.networks.spec import OUR_OWN, Network, images
 from benchmarks.networks.wrn import wrn
+from benchmarks.quality import text_networks
 from npas.naming import nearest
 
 
@@ -64,7 +65,7 @@ def _efficientnet(half: float) -> Network:
     )
 
 
-#: name -> network, with ten classes. ``-grey`` takes images of one channel.
+#: name -> network; of images with ten classes, and ``-grey`` takes those of one channel.
 NETWORKS: dict[str, Network] = {
     "wrn-16-1": _wrn(16, 1),
     "wrn-16-2": _wrn(16, 2),
@@ -79,6 +80,7 @@ NETWORKS: dict[str, Network] = {
     "densenet-bc-28-12": _densenet(28, 12),
     "efficientnet-small": _efficientnet(0.5),
     "resnet-20": _resnet(3),
+    **text_networks.NETWORKS,
 }
 
 

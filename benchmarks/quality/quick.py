@@ -3,8 +3,10 @@
 from dataclasses import replace
 
 from benchmarks.quality.spec import Build, Case, Experiment, Recipe, Tuning, options
+from benchmarks.quality.tasks import text
 
 IMAGES = Recipe("digits", "wrn-22-tiny-grey", 1, 32)
+TEXT = Recipe("digit-tokens", "encoder-tiny-digits", 1, 32, "adamw")
 #: Options of recipes that make a run long.
 TINY = {"teacher": IMAGES.network, "finetune": 1}
 
@@ -19,9 +21,10 @@ def quick(experiment: Experiment) -> Experiment:
 
 
 def _quick(case: Case) -> Case:
+    small = TEXT if case.recipe.task in text.TASKS else IMAGES
     how = {name: TINY.get(name, value) for name, value in case.recipe.how}
-    recipe = replace(IMAGES, how=options(**how))
-    tuning = case.tuning and Tuning(Build(), IMAGES, (0.1, 0.3), seeds=(1000,))
+    recipe = replace(small, how=options(**how))
+    tuning = case.tuning and Tuning(Build(), small, (0.01, 0.1), seeds=(1000,))
     return replace(case, build=_enough(case.build), recipe=recipe, tuning=tuning)
 
 

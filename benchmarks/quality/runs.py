@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.spec import Experiment, Rows, missing
+from benchmarks.quality.spec import Case, Experiment, Rows, missing
 from benchmarks.quality.train import code, train
 from benchmarks.sources import Sources
 from benchmarks.store import append_row
@@ -74,17 +74,27 @@ def refuse_mixed(experiments: Sequence[Experiment], rows: Rows, *, adding: bool 
         MixedRows: if they are not; it names the experiment and the revisions.
     """
     for experiment in experiments:
-        runs = [run for run in experiment.known_runs(rows) if run.part == "test"]
-        done = [rows[run.key] for run in runs if run.key in rows]
-        found = {row["code"]: row["revision"] for row in done}
-        here = {code(case.recipe.task) for case in experiment.cases} if adding and found else set()
-        if len(found.keys() | here) > 1:
-            old = ", ".join(f"{digest} (revision {name})" for digest, name in found.items())
-            raise MixedRows(
-                f"{experiment.name} has rows of code {old}"
-                + (f", and the code here is {', '.join(here)}" if here else "")
-                + "; run it anew with --fresh, or say --mix where the change cannot matter"
-            )
+        for kind, cases in _kinds(experiment).items():
+            runs = [case.run(seed, rows) for case in cases for seed in experiment.all_seeds]
+            done = [rows[run.key] for run in runs if run and run.key in rows]
+            found = {row["code"]: row["revision"] for row in done}
+            here = {code(cases[0].recipe)} if adding and found else set()
+            if len(found.keys() | here) > 1:
+                old = ", ".join(f"{digest} (revision {name})" for digest, name in found.items())
+                raise MixedRows(
+                    f"{experiment.name}: rows on {kind[0]} are of code {old}"
+                    + (f", and the code here is {', '.join(here)}" if here else "")
+                    + "; run it anew with --fresh, or say --mix where the change cannot matter"
+                )
+
+
+def _kinds(experiment: Experiment) -> dict[tuple[str, ...], list[Case]]:
+    """Return the cases by what decides which sources they need: the task, and options' names."""
+    found: dict[tuple[str, ...], list[Case]] = {}
+    for case in experiment.cases:
+        kind = (case.recipe.task, *(name for name, _ in case.recipe.how))
+        found.setdefault(kind, []).append(case)
+    return found
 
 
 def _rows(

@@ -125,4 +125,4 @@ NETWORKS: dict[str, Network] = {
     f"encoder-{depth}x{4 * head_dim}-{data}": _network(vocab, n_classes, length, depth, head_dim)
     for data, vocab, n_classes, length in (("gloss", 8_000, 45, 16), ("vader", 4_000, 2, 32))
     for depth, head_dim in ((4, 24), (6, 20), (12, 16))
-}
+} | {"encoder-tiny-digits": _network(19, 10, 64, 2, 4)}

@@ -30,17 +30,24 @@ SOURCES = (
     *("benchmarks/quality/builds.py", "benchmarks/quality/groups.py"),
     *("benchmarks/quality/networks.py", "benchmarks/quality/optimizers.py"),
     *("benchmarks/quality/train.py", "benchmarks/quality/variants.py"),
-    *("benchmarks/quality/distillation*.py", "benchmarks/quality/teachers.py"),
-    "benchmarks/quality/pruning*.py",
 )
+#: An option of recipes -> the sources that it needs besides.
+OPTIONS = {
+    "distil": ("benchmarks/quality/distillation*.py", "benchmarks/quality/teachers.py"),
+    "prune": ("benchmarks/quality/pruning*.py",),
+}
+
+
+def code(recipe: Recipe) -> str:
+    """Return a digest of the sources that decide the outcome of runs of a recipe."""
+    named = tuple(p for name, _ in recipe.how for p in OPTIONS.get(name, ()))
+    return _digest(inspect.getfile(type(TASKS[recipe.task])), SOURCES + named)
 
 
 @cache
-def code(task_name: str) -> str:
-    """Return a digest of the sources that decide the outcome of runs on a task."""
-    own = Path(inspect.getfile(type(TASKS[task_name])))
+def _digest(own: str, patterns: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for path in sorted({own, *(p for pattern in SOURCES for p in ROOT.glob(pattern))}):
+    for path in sorted({Path(own), *(p for pattern in patterns for p in ROOT.glob(pattern))}):
         digest.update(str(path.relative_to(ROOT)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
@@ -68,7 +75,7 @@ def train(run: Run, sources: Sources) -> dict[str, Any]:
     built = build(job)
     module, extra = built.module, {}
     if "distil" in how:
-        taught = distil(job, built.module, run.part, fit, code(recipe.task))
+        taught = distil(job, built.module, run.part, fit, code(recipe))
         module, data, extra = taught.pupil, taught.task, taught.fields
     start = time.process_time()
     losses, diverged = fit(module, recipe, data, run.seed)
@@ -95,7 +102,7 @@ def train(run: Run, sources: Sources) -> dict[str, Any]:
         "steps": recipe.epochs * (data.n_train // recipe.batch),
         "train_s": round(train_s, 2),
         "search_s": round(built.search_s, 2),
-        "code": code(recipe.task),
+        "code": code(recipe),
         **extra,
     }
     return row | environment(torch.device("cpu"))

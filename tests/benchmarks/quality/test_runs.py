@@ -193,7 +193,10 @@ def test_rows_of_other_code_are_refused_unless_asked_for(fake: list[Run], tmp_pa
     kept = tmp_path / "rows"
     old = Run(npas_build("90%"), TINY, 0, "test")
     rows = {old.key: fake_row(old, code="old")}
-    with pytest.raises(MixedRows, match=r"family/part.*old \(revision r-old\).*here.*--fresh"):
+    with pytest.raises(
+        MixedRows,
+        match=r"family/part: .* old \(revision r-old\).*here.*--fresh",
+    ):
         run_missing([EXPERIMENT], rows, kept, NOWHERE, 1, silent)
     assert not fake and not kept.exists()
     run_missing([EXPERIMENT], rows, kept, NOWHERE, 1, silent, mix=True)
