@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from benchmarks.quality.experiments import (
+    albert,
     banks,
     combining,
     curve,
@@ -26,6 +27,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     *high.EXPERIMENTS,
     *hypernetworks.EXPERIMENTS,
     *recipe.EXPERIMENTS,
+    *albert.EXPERIMENTS,
     *combining.EXPERIMENTS,
     *mapping.EXPERIMENTS,
     *banks.EXPERIMENTS,

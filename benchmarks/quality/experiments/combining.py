@@ -1,6 +1,6 @@
 """How templates are combined, with one bank as large as the largest layer (Tables 5 and 8)."""
 
-from benchmarks.quality.experiments.settings import FASHION, WRN16, Setting
+from benchmarks.quality.experiments.settings import FASHION, GLOSS, WRN16, Setting
 from benchmarks.quality.spec import Case, Experiment, Printed
 
 _PAPER = ("CIFAR-10", "CIFAR-100")
@@ -35,5 +35,12 @@ EXPERIMENTS = (
         "WRN-16-1 on grey images, 10,000 of them at 14x14, 8 epochs.",
         FASHION,
         20,
+    ),
+    _experiment(
+        "gloss",
+        "WordNet's definitions",
+        "An encoder of 6 layers of 80, 20,000 definitions, 5 epochs.",
+        GLOSS,
+        60,
     ),
 )

@@ -1,6 +1,13 @@
 """npas's defaults against the paper's recipe, on every task; then against what may beat both."""
 
-from benchmarks.quality.experiments.settings import FASHION, WRN16, WRN16_WIDE, Setting
+from benchmarks.quality.experiments.settings import (
+    FASHION,
+    GLOSS,
+    MOVIES,
+    WRN16,
+    WRN16_WIDE,
+    Setting,
+)
 from benchmarks.quality.spec import Case, Experiment
 
 #: Fresh: no choice was made on runs of these seeds.
@@ -34,6 +41,8 @@ EXPERIMENTS = (
     _experiment("cifar10", "CIFAR-10, WRN-16-1", WRN16, "10%", 20),
     _experiment("cifar10-wide", "CIFAR-10, WRN-16-2", WRN16_WIDE, "7%", 25),
     _experiment("fashion-mnist", "Fashion-MNIST, WRN-16-1", FASHION, "10%", 10),
+    _experiment("gloss", "WordNet's definitions, an encoder of 6 layers", GLOSS, "10%", 25),
+    _experiment("vader-movie", "film reviews, an encoder of 6 layers", MOVIES, "10%", 25),
     _experiment("cifar10", "CIFAR-10, WRN-16-1", WRN16, "50%", 20),
     _experiment("fashion-mnist", "Fashion-MNIST, WRN-16-1", FASHION, "50%", 10),
 )

@@ -76,4 +76,8 @@ WRN40 = Setting(Recipe("cifar10", "wrn-40-1", 8))
 ANCHOR = Setting(Recipe("cifar10-all", "wrn-16-1", 12), tuned_on=WRN16.recipe)
 DENSENET = Setting(Recipe("cifar10", "densenet-bc-28-12", 8))
 EFFICIENTNET = Setting(Recipe("cifar10", "efficientnet-small", 8))
+_TEXT = {"epochs": 5, "optimizer": "adamw", "weight_decay": 0.01}
+GLOSS = Setting(Recipe("gloss", "encoder-6x80-gloss", **_TEXT), ADAMW)
+GLOSS_DEEP = Setting(Recipe("gloss", "encoder-12x64-gloss", **_TEXT), ADAMW)
+MOVIES = Setting(Recipe("vader-movie", "encoder-6x80-vader", **_TEXT), ADAMW)
 FASHION = Setting(Recipe("fashion-mnist", "wrn-16-1-grey", 8))
