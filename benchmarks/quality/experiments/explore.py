@@ -44,6 +44,18 @@ def _low(setting: Setting, budget: str) -> tuple[Case, ...]:
     return (*_images(setting, budget), normal)
 
 
+def _middle(setting: Setting, budget: str) -> tuple[Case, ...]:
+    learned = {"groups": "search-emb-orthogonal", "n_banks": 4, "downsample": "emb", "k": 4}
+    return (
+        setting.npas(PAPER, budget, **learned),
+        setting.npas("defaults", budget),
+        setting.npas("one bank", budget, groups="single"),
+        setting.npas("one bank, disjoint", budget, groups="single", variant="disjoint"),
+        setting.npas("one bank, ends whole", budget, groups="single", ignored_modules=_ENDS),
+        setting.npas("learned, WAvg", budget, groups="search-wavg", n_banks=4),
+    )
+
+
 def _full(setting: Setting, budget: str) -> tuple[Case, ...]:
     return (
         *_images(setting, budget),
@@ -81,6 +93,7 @@ def _experiment(
 
 EXPERIMENTS = (
     _experiment("cifar10", WRN28, "10%", "CIFAR-10, WRN-28-1", _low, 60),
+    _experiment("cifar10", WRN28, "20%", "CIFAR-10, WRN-28-1", _middle, 35),
     _experiment("fashion-mnist", FASHION, "10%", "Fashion-MNIST, WRN-16-1", _low, 20),
     _experiment("gloss", GLOSS, "10%", "WordNet's definitions, an encoder", _text, 70),
     _experiment("cifar10-small", WRN16_SHORT, "4%", "CIFAR-10, WRN-16-1", _low, 30),
