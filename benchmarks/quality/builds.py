@@ -17,7 +17,7 @@ from benchmarks.quality.groups import PATTERNS
 from benchmarks.quality.optimizers import OPTIMIZERS, one_cycle
 from benchmarks.quality.spec import Build, Recipe
 from benchmarks.quality.tasks import Task
-from benchmarks.quality.variants import VARIANTS
+from benchmarks.quality.variants import VARIANTS, room
 from npas.budget import parse_budget
 
 # A search takes this share of the training steps; the paper: 10 to 15% of the time (3.2).
@@ -89,7 +89,7 @@ def _npas(job: Job) -> Built:
     how = job.how
     start = how.pop("start", "default")
     assert start in STARTS, start
-    variant = how.pop("variant", None)
+    variant, templates = how.pop("variant", None), how.pop("room", None)
     model = job.dense()
     groups, search_s = how.pop("groups", "auto"), 0.0
     if groups in PATTERNS:
@@ -99,7 +99,8 @@ def _npas(job: Job) -> Built:
         groups = _search(model, job, groups, how.pop("n_banks"))
         search_s = time.process_time() - begun
     assert job.build.budget is not None
-    plan = npas.plan(model, job.build.budget, groups=groups, seed=job.seed, **how)
+    with room(templates):
+        plan = npas.plan(model, job.build.budget, groups=groups, seed=job.seed, **how)
     if variant is not None:
         plan = VARIANTS[variant](plan)
     torch.manual_seed(10_000 + job.seed)

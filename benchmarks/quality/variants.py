@@ -3,9 +3,11 @@
 None has more trainable parameters than the plan that it changes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
+from npas.passes import mapping
 from npas.plan import LayerPlan, Plan
 
 
@@ -59,6 +61,17 @@ def overlapping(plan: Plan) -> Plan:
         return replace(layer, base=base, stride=stride, k=plan.k)
 
     return _laid(replace(plan, banks=banks), lay)
+
+
+@contextmanager
+def room(templates: int | None) -> Iterator[None]:
+    """Let ``groups="auto"`` leave room for so many templates of a bank's largest layer."""
+    before = mapping.ROOM
+    mapping.ROOM = before if templates is None else templates
+    try:
+        yield
+    finally:
+        mapping.ROOM = before
 
 
 VARIANTS: dict[str, Callable[[Plan], Plan]] = {"disjoint": disjoint, "overlapping": overlapping}

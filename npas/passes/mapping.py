@@ -21,6 +21,8 @@ from npas.passes.collect import WeightOp
 # The paper's best number of groups at a low budget (Table 12, 4M parameters: 21.31 error).
 _DEFAULT_BANKS = 4
 _STARTS: Any = 4
+#: Templates of its largest layer that a bank of ``"auto"`` has room for, where that can be.
+ROOM = 1
 # Roles beyond these are one; a model in which every layer has its own has no roles.
 _MOST_ROLES = 64
 
@@ -179,7 +181,8 @@ def _auto(request: MapRequest) -> _Clusters:
         labels = kmeans(features, n_clusters, request.seed)
         share = None
     else:
-        # A bank needs at least 1 / share layers to hold its largest.
+        # A bank needs at least ROOM / share layers to hold its largest so often.
+        share = share / ROOM
         n_clusters = min(max(1, int(share * len(weights))), distinct)
         # Starts of a thousand clusters take seconds each, and differ little in what is merged.
         n_init = _STARTS if n_clusters <= 128 else 1
