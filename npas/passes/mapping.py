@@ -21,8 +21,8 @@ from npas.passes.collect import WeightOp
 # The paper's best number of groups at a low budget (Table 12, 4M parameters: 21.31 error).
 _DEFAULT_BANKS = 4
 _STARTS: Any = 4
-#: Templates of its largest layer that a bank of ``"auto"`` has room for, where that can be.
-ROOM = 1
+#: Templates of each of its layers that a bank of ``"auto"`` has room for, where that can be.
+ROOM = 2
 # Roles beyond these are one; a model in which every layer has its own has no roles.
 _MOST_ROLES = 64
 
@@ -167,8 +167,10 @@ def _auto(request: MapRequest) -> _Clusters:
     """Cluster by k-means over shape, kind, depth and role: as many banks as possible.
 
     A bank gets parameters in proportion to its layers, so a layer is upsampled where it is larger
-    than the bank's share of its layers. Appendix C found that this is what hurts: clusters in
-    which it happens, and need not, are merged with the nearest one.
+    than the bank's share of its layers. Appendix C found that this is what hurts. Where it just
+    fits, its bank has a single template for it, and layers of one size have the same weight: that
+    hurts as much (docs/findings.md). Clusters in which either happens, and need not, are merged
+    with the nearest one.
     """
     weights = request.weights
     share = request.share
@@ -182,8 +184,7 @@ def _auto(request: MapRequest) -> _Clusters:
         share = None
     else:
         # A bank needs at least ROOM / share layers to hold its largest so often.
-        share = share / ROOM
-        n_clusters = min(max(1, int(share * len(weights))), distinct)
+        n_clusters = min(max(1, int(share / ROOM * len(weights))), distinct)
         # Starts of a thousand clusters take seconds each, and differ little in what is merged.
         n_init = _STARTS if n_clusters <= 128 else 1
         labels = kmeans(features, n_clusters, request.seed, n_init)
@@ -252,15 +253,19 @@ def kmeans(points: np.ndarray, n_clusters: int, seed: int, n_init: Any = _STARTS
 def merge_starved(
     labels: np.ndarray, features: np.ndarray, sizes: np.ndarray, share: float
 ) -> np.ndarray:
-    """Merge a cluster that upsamples a layer without need with the cluster nearest to it."""
+    """Merge clusters that leave a layer less room than they need to, each with the nearest one.
+
+    A layer needs room for `ROOM` templates, or for as many as one bank for all layers would have.
+    """
     labels = labels.copy()
-    fits_somewhere = sizes <= share * sizes.sum()
+    # How often each layer would fit into one bank for all, where that is not more than enough.
+    often = np.minimum(ROOM, share * sizes.sum() // sizes)
     while True:
         clusters = np.unique(labels)
         starved = [
             c
             for c in clusters
-            if (sizes[(labels == c) & fits_somewhere] > share * sizes[labels == c].sum()).any()
+            if ((often * sizes)[labels == c] > share * sizes[labels == c].sum()).any()
         ]
         if not starved or len(clusters) == 1:
             return labels

@@ -243,10 +243,27 @@ def test_auto_is_own_where_everything_fits(share: float) -> None:
 
 
 def test_auto_on_a_plan_upsamples_nothing_that_fits() -> None:
-    model = mlp(*[32] * 12)
+    model = mlp(*[32] * 24)
     plan = npas.plan(model, "30%")
     assert len(plan.banks) > 1
     assert all(layer.k >= 1 for layer in plan.layers)
+
+
+def windows(plan: npas.Plan) -> list[tuple[str, int, int]]:
+    """Return the windows of layers that have one template of a bank that they share."""
+    shared = {bank.name for bank in plan.banks if len(bank.layers) > 1}
+    return [(x.bank, x.base, x.n) for x in plan.layers if x.k == 1 and x.bank in shared]
+
+
+@pytest.mark.parametrize("budget", ["15%", "25%", "50%", "75%"])
+def test_auto_gives_layers_of_one_size_different_weights(budget: str) -> None:
+    # One bank for all would hold each of these layers twice or more at all of these budgets.
+    model = mlp(*[32] * 40)
+    auto = windows(npas.plan(model, budget))
+    assert len(set(auto)) == len(auto), "layers read the same window"
+    # The check can fail: banks that hold their layers once tie them.
+    tied = windows(npas.plan(model, "15%", n_banks=3))
+    assert len(set(tied)) < len(tied)
 
 
 @pytest.mark.parametrize("n_banks", [1, 2, 5, 7])
