@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import lru_cache
 
-from benchmarks.quality.tasks import text, tiny, vision
+from benchmarks.quality.tasks import grounding, retrieval, text, tiny, vision
 from benchmarks.quality.tasks.base import Task
 from benchmarks.sources import Sources
 from npas.naming import nearest
@@ -11,7 +11,13 @@ from npas.naming import nearest
 __all__ = ["TASKS", "Task", "task"]
 
 #: name -> reads the task. Every family is a file.
-TASKS: dict[str, Callable[[Sources], Task]] = {**vision.TASKS, **text.TASKS, **tiny.TASKS}
+TASKS: dict[str, Callable[[Sources], Task]] = {
+    **vision.TASKS,
+    **text.TASKS,
+    **retrieval.TASKS,
+    **grounding.TASKS,
+    **tiny.TASKS,
+}
 
 
 @lru_cache(maxsize=2)
