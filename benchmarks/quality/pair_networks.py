@@ -8,9 +8,10 @@ from benchmarks.networks.adapt import adapt
 from benchmarks.networks.embnet import embnet
 from benchmarks.networks.simnet import simnet
 from benchmarks.networks.spec import OUR_OWN, Network, features, scale
-from benchmarks.quality.tasks.grounding import N_BOXES, REGION
+from benchmarks.quality.tasks.grounding import REGION
 from benchmarks.quality.tasks.pair_words import WIDTH as WORD
-from benchmarks.quality.tasks.retrieval import IMAGE, N_REGIONS, N_WORDS, WINDOW
+from benchmarks.quality.tasks.retrieval_emoji import IMAGE, N_REGIONS, N_WORDS, WINDOW
+from benchmarks.quality.tasks.scenes import N_BOXES
 
 #: name -> network, for the task of the same name.
 NETWORKS: dict[str, Network] = {

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import lru_cache
 
-from benchmarks.quality.tasks import grounding, retrieval, text, tiny, vision
+from benchmarks.quality.tasks import grounding, retrieval_emoji, text, tiny, vision
 from benchmarks.quality.tasks.base import Task
 from benchmarks.sources import Sources
 from npas.naming import nearest
@@ -14,7 +14,7 @@ __all__ = ["TASKS", "Task", "task"]
 TASKS: dict[str, Callable[[Sources], Task]] = {
     **vision.TASKS,
     **text.TASKS,
-    **retrieval.TASKS,
+    **retrieval_emoji.TASKS,
     **grounding.TASKS,
     **tiny.TASKS,
 }

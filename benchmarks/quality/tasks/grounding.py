@@ -1,9 +1,7 @@
 """Phrase grounding: which box of a scene a text is about.
 
 As the npas paper's phrase grounding on Flickr30K Entities and ReferIt (Table 1, appendix A.2), at
-a size that many runs can be afforded at. A scene is a grid of emoji of one part and one design,
-each at a place and of a size drawn at random, and boxes are proposed around them as a detector
-would: near what is there, not exactly at it.
+a size that many runs can be afforded at.
 """
 
 from collections.abc import Iterator
@@ -14,25 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.data import DataError
-from benchmarks.emoji import SIDE, emoji
-from benchmarks.quality.tasks.pair_images import (
-    Described,
-    Features,
-    cells,
-    crop,
-    describe,
-    jittered,
-)
+from benchmarks.emoji import emoji
+from benchmarks.quality.tasks.pair_images import Features
 from benchmarks.quality.tasks.pair_words import means, word_vectors
-from benchmarks.quality.tasks.pairs import pairs
+from benchmarks.quality.tasks.pairs import Pairs, pairs
+from benchmarks.quality.tasks.scenes import N_OBJECTS, Drawn, boxed, draw
 from benchmarks.sources import Sources
 
-GRID = 3
-N_OBJECTS = GRID**2
-N_BOXES = 2 * N_OBJECTS
 #: Features of a box.
 REGION = 128
-_CROP = 32  # a box is resized to as many pixels before it is described
 #: A box is right from 0.5 on (npas paper, A.2). In training it is from 0.6 on, and wrong below 0.3,
 #: as in the code of Plummer et al. (github.com/BryanPlummer/cite).
 RIGHT, POSITIVE, NEGATIVE = 0.5, 0.6, 0.3
@@ -117,64 +105,6 @@ class Grounding:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """Scenes before they are described.
-
-    Attributes:
-        emoji: [scenes, objects].
-        images: [scenes, boxes, 3, 32, 32] from 0 to 1: what is in each box.
-        overlap: [scenes, objects, boxes].
-    """
-
-    emoji: Tensor
-    images: Tensor
-    overlap: Tensor
-
-
-def draw(images: Tensor, places: Tensor, n: int, generator: torch.Generator) -> Drawn:
-    """Draw scenes.
-
-    Args:
-        images: [designs, emoji, 3, 64, 64] uint8; each scene is of one design.
-        places: the emoji that scenes are of, as often as each other up to one.
-        n: scenes.
-        generator: draws which emoji, where they are, and the boxes.
-    """
-    rounds = -(-n * N_OBJECTS // len(places))
-    orders = [places[torch.randperm(len(places), generator=generator)] for _ in range(rounds)]
-    which = torch.cat(orders)[: n * N_OBJECTS]
-    design = torch.arange(n).repeat_interleave(N_OBJECTS) % len(images)
-
-    side = SIDE * (0.6 + 0.4 * torch.rand(n * N_OBJECTS, 1, generator=generator))
-    corner = (SIDE - side) * torch.rand(n * N_OBJECTS, 2, generator=generator)
-    here = torch.cat([corner, corner + side], 1)
-    # The cell as the emoji sees it: an emoji's own box is 64 wide in its own pixels.
-    seen = torch.cat([-corner, SIDE - corner], 1) * (SIDE / side)
-    tiles = crop(images[design, which] / 255, seen.unsqueeze(1), SIDE)
-    canvases = tiles.view(n, GRID, GRID, 3, SIDE, SIDE).permute(0, 3, 1, 4, 2, 5)
-    canvases = canvases.reshape(n, 3, GRID * SIDE, GRID * SIDE)
-
-    row, column = torch.arange(N_OBJECTS) // GRID * SIDE, torch.arange(N_OBJECTS) % GRID * SIDE
-    objects = here.view(n, N_OBJECTS, 4) + torch.stack([column, row, column, row], 1)
-    boxes = jittered(objects.repeat_interleave(2, 1), 0.2, 1.3, generator)
-    return Drawn(which.view(n, N_OBJECTS), crop(canvases, boxes, _CROP), overlaps(objects, boxes))
-
-
-def overlaps(a: Tensor, b: Tensor) -> Tensor:
-    """Return the intersection over union of boxes [n, a, 4] with boxes [n, b, 4], [n, a, b]."""
-    a, b = a.unsqueeze(2), b.unsqueeze(1)
-    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
-    common = (high - low).clamp(min=0).prod(-1)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (a, b)]
-    return common / (areas[0] + areas[1] - common)
-
-
-def boxed(images: Tensor) -> Described:
-    """Return the descriptors of boxes [scenes, boxes, 3, 32, 32]."""
-    return describe(cells(images.flatten(0, 1)).unflatten(0, images.shape[:2]))
-
-
-@dataclass(frozen=True, slots=True)
 class Grounded:
     """The grounding task on emoji.
 
@@ -185,12 +115,19 @@ class Grounded:
     scenes: dict[str, int]
 
     def __call__(self, sources: Sources) -> Grounding:
-        """Read the emoji, draw the scenes, always the same ones, and describe the boxes.
+        """Read the emoji, draw the scenes and describe the boxes.
 
         Raises:
             DataError: if the emoji are not there, or too few of them.
         """
-        found = pairs(emoji(sources))
+        return self.of(pairs(emoji(sources)))
+
+    def of(self, found: Pairs) -> Grounding:
+        """Return the task of the pairs: always the same scenes, each of emoji of one part.
+
+        Raises:
+            DataError: if a part has too few emoji.
+        """
         train = found.parts["train"].tolist()
         generator = torch.Generator().manual_seed(0)
         drawn: dict[str, Drawn] = {}
