@@ -97,15 +97,18 @@ def test_srr_by_hand() -> None:
         {"weight": torch.tensor([[1.0, 0.0], [1.0, 2.0]]), "bias": torch.tensor([0.0, 1.0])}
     )
     lesson = Srr((7, 7, 2), [nn.BatchNorm2d(2)] * 3, head)
-    lesson.connector = nn.Sequential()
-    # Behind the ReLU and over two pixels: the student has (2, 1), the teacher (1, 1).
+    lesson.connector = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False))
+    weight = torch.tensor([[1.0, -0.5], [0.0, 1.0]]).view(2, 2, 1, 1)
+    lesson.connector.load_state_dict({"0.weight": weight})
+    # Behind the ReLU the student's two pixels are (3, 2) and (1, 0), connected (2, 2) and (1, 0);
+    # their mean is (1.5, 1), the teacher's (1, 1).
     own = torch.tensor([[[[3.0, 1.0]], [[2.0, -9.0]]]])
     taught = torch.tensor([[[[2.0, -7.0]], [[1.0, 1.0]]]])
     logits = torch.tensor([[1.0, 4.0]])
     unused = torch.full((1, 7, 1, 1), math.nan)
     found = lesson((unused, unused, own), logits, (unused, unused, taught))
-    # The head makes (2, 5) of the student's, where the teacher said (1, 4).
-    assert found.item() == pytest.approx((1 + 0) / 2 + (1 + 1) / 2)
+    # The head makes (1.5, 4.5) of the student's, where the teacher said (1, 4).
+    assert found.item() == pytest.approx((0.25 + 0) / 2 + (0.25 + 0.25) / 2)
 
 
 def test_an_exposed_network_is_the_network() -> None:
