@@ -50,4 +50,4 @@ def _experiment(left: str, minutes: float) -> Experiment:
 
 
 #: The arms without HRank are the same in both.
-EXPERIMENTS = (_experiment("83.2%", 90), _experiment("28.4%", 40))
+EXPERIMENTS = (_experiment("83.2%", 85), _experiment("28.4%", 85))
