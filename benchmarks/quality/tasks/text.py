@@ -22,6 +22,26 @@ _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?|[!?]")
 
 
 @dataclass(frozen=True, slots=True)
+class WordDropout:
+    """Makes words of a batch unknown at random.
+
+    So the embedding of unknown words is learned, and no text is told by a single word. Source:
+    Iyyer et al., "Deep Unordered Composition Rivals Syntactic Methods for Text Classification",
+    ACL 2015, section 2.3.
+
+    Attributes:
+        share: of the words.
+    """
+
+    share: float
+
+    def __call__(self, ids: Tensor, generator: torch.Generator) -> Tensor:
+        """Return token ids [batch, length] of which some are `UNKNOWN`; padding stays."""
+        dropped = torch.rand(ids.shape, generator=generator) < self.share
+        return ids.masked_fill(dropped & (ids != PADDING), UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
 class Glosses:
     """Definitions of WordNet, and which of 45 supersenses the word that is defined has.
 
@@ -33,6 +53,7 @@ class Glosses:
         n_test: others still.
         n_words: token ids, padding and unknown among them.
         length: tokens of a definition; longer ones are cut.
+        dropout: share of the words of a batch that are made unknown.
     """
 
     n_train: int
@@ -40,6 +61,7 @@ class Glosses:
     n_test: int = 10_000
     n_words: int = 8_000
     length: int = 16
+    dropout: float = 0.1
 
     def __call__(self, sources: Sources) -> Classification:
         """Read the definitions.
@@ -54,7 +76,9 @@ class Glosses:
             test, validation, train = text.split(found.groups, sizes)
         except ValueError as error:
             raise DataError(f"{found.label}: {error}") from error
-        return _task(found, (train, validation, test), self.n_words, self.length)
+        parts = _parts(found, (train, validation, test), self.n_words, self.length)
+        n_classes = int(found.classes.max()) + 1
+        return Classification(found.label, parts, n_classes, WordDropout(self.dropout))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +93,13 @@ class Sentiment:
         domains: keys of `benchmarks.text.DOMAINS`.
         n_words: token ids, padding and unknown among them.
         length: tokens of a sentence; longer ones are cut.
+        dropout: share of the words of a batch that are made unknown.
     """
 
     domains: tuple[str, ...]
     n_words: int = 4_000
     length: int = 32
+    dropout: float = 0.2
 
     def __call__(self, sources: Sources) -> Classification:
         """Read the sentences.
@@ -92,7 +118,9 @@ class Sentiment:
             chosen = text.split([found.groups[i] for i in own.tolist()], sizes)
             for part, places in zip(parts, chosen, strict=True):
                 part.append(own[places])
-        return _task(found, [torch.cat(part) for part in parts], self.n_words, self.length)
+        places = [torch.cat(part) for part in parts]
+        labelled = _parts(found, places, self.n_words, self.length)
+        return Classification(found.label, labelled, 2, WordDropout(self.dropout))
 
 
 def words(sentence: str) -> list[str]:
@@ -122,15 +150,14 @@ def token_ids(texts: Sequence[str], known: Mapping[str, int], length: int) -> Te
     return torch.tensor(rows)
 
 
-def _task(found: Texts, parts: Sequence[Tensor], n_words: int, length: int) -> Classification:
+def _parts(found: Texts, parts: Sequence[Tensor], n_words: int, length: int) -> dict[str, Labelled]:
     """Return texts as token ids; the first of the parts alone decides which words have one."""
     texts = [[found.texts[place] for place in places.tolist()] for places in parts]
     known = vocabulary(texts[0], n_words)
-    labelled = {
+    return {
         name: Labelled(token_ids(own, known, length), found.classes[places])
         for name, own, places in zip(PARTS, texts, parts, strict=True)
     }
-    return Classification(found.label, labelled, int(found.classes.max()) + 1)
 
 
 TASKS = {

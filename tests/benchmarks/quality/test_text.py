@@ -198,6 +198,16 @@ def test_batches_follow_from_the_seed(tiny: Classification) -> None:
     assert not torch.equal(first, drawn(0, 1)) and not torch.equal(first, drawn(1, 0))
 
 
+def test_word_dropout_makes_its_share_unknown_and_leaves_padding() -> None:
+    ids = torch.cat([torch.randint(2, 9, (100, 30)), torch.zeros(100, 10, dtype=torch.int64)], 1)
+    before = ids.clone()
+    changed = tasks.WordDropout(0.25)(ids, torch.Generator().manual_seed(0))
+    share = (changed[:, :30] == tasks.UNKNOWN).float().mean()
+    assert 0.22 < share < 0.28 and torch.equal(ids, before)
+    kept = changed != tasks.UNKNOWN
+    assert torch.equal(changed[kept], ids[kept]) and kept[:, 30:].all()
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_are_described_as_they_are(name: str) -> None:
     network = NETWORKS[name]
