@@ -16,12 +16,12 @@ from benchmarks.quality.tasks.scenes import N_BOXES
 #: name -> network, for the task of the same name.
 NETWORKS: dict[str, Network] = {
     "emoji-embnet": Network(
-        make=lambda: embnet(IMAGE, WORD, hidden=512, embedding=128),
+        make=lambda: embnet(IMAGE, WORD, hidden=1024, embedding=256),
         inputs=features((IMAGE,), (WORD,)),
         family="embnet",
         kind="linear",
         source=OUR_OWN,
-        scaled=lambda factor: embnet(IMAGE, WORD, scale(512, factor), 128),
+        scaled=lambda factor: embnet(IMAGE, WORD, scale(1024, factor), 256),
     ),
     "emoji-adapt": Network(
         make=lambda: adapt(WORD, WINDOW, width=96),

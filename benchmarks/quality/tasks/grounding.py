@@ -78,13 +78,15 @@ class Grounding:
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """Return the logistic loss over the boxes that are right or wrong beyond doubt.
 
-        Source: the similarity network of Wang et al., TPAMI 2018. All wrong boxes count, where the
-        code of Plummer et al. draws two for each right one.
+        Source: the similarity network of Wang et al., TPAMI 2018. The code of Plummer et al. draws
+        two wrong boxes for each right one; here all are used, with the weight that two would have.
         """
         boxes, texts, overlap = batch
-        sign = (overlap >= POSITIVE).float() - (overlap < NEGATIVE).float()
-        losses = F.softplus(-sign * module(boxes, texts)) * sign.abs()
-        return losses.sum() / sign.abs().sum()
+        logits = module(boxes, texts)
+        right, wrong = overlap >= POSITIVE, overlap < NEGATIVE
+        n_right = right.sum()
+        losses = F.softplus(-logits)[right].sum() + 2 * n_right * F.softplus(logits)[wrong].mean()
+        return losses / (3 * n_right).clamp(min=1)
 
     @torch.no_grad()
     def score(self, module: nn.Module, part: str, size: int = 256) -> float:

@@ -129,6 +129,6 @@ def inner(module: nn.Module, images: Tensor, texts: Tensor) -> Tensor:
     return x @ y.T
 
 
-def crossed(module: nn.Module, images: Tensor, texts: Tensor, size: int = 32) -> Tensor:
-    """Return what a network says of every image with every text (ADAPT-T2I), in pieces."""
+def crossed(module: nn.Module, images: Tensor, texts: Tensor, size: int = 8) -> Tensor:
+    """Return what a network says of every image with every text (ADAPT-T2I), few at a time."""
     return torch.cat([module(x, texts) for x in images.split(size)])

@@ -80,7 +80,7 @@ def made(name: str) -> Any:
     """Return a task on the synthetic emoji."""
     found = pairs.pairs(synthetic())
     if name == "emoji-simnet":
-        return grounding.Grounded({"train": 20, "validation": 20, "test": 60}).of(found)
+        return grounding.Grounded({"train": 80, "validation": 20, "test": 40}).of(found)
     return retrieval_emoji.TASKS[name].of(found)
 
 
@@ -412,13 +412,13 @@ def test_there_is_something_to_learn(name: str) -> None:
     torch.manual_seed(0)
     module = NETWORKS[name].make()
     before = task.score(module, "test")
-    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     module.train()
-    for epoch in range(6):
+    for epoch in range(2):
         for batch in task.batches(0, epoch, 32):
             optimizer.zero_grad()
             task.loss(module, batch).backward()
             optimizer.step()
     after = task.score(module, "test")
     # Chance is 16 in 66 for the retrieval among 22 emoji, and 1 in 9 for the boxes.
-    assert after > before + 0.15 and after > 0.4
+    assert before < 0.4 and after > 0.8
