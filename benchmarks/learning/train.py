@@ -1,7 +1,7 @@
 """One run: the dense network of the seed, what a case makes of it, training, and the row."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -17,26 +17,11 @@ from benchmarks.learning.networks import NETWORKS, PATTERNS
 from benchmarks.learning.spec import Build, Recipe, Run
 from benchmarks.learning.starts import STARTS, restart
 from benchmarks.learning.task import Batch, Task, batches, task_of
+from benchmarks.quality.optimizers import OPTIMIZERS, Groups, one_cycle
 from benchmarks.runner import environment
 
 # A search takes this share of the training steps; the paper: 10 to 15% of the time (3.2).
 SEARCH_SHARE = 0.1
-
-Groups = list[dict[str, Any]]
-
-
-def _sgd(groups: Groups, lr: float) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
-
-
-def _adamw(groups: Groups, lr: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=lr)
-
-
-OPTIMIZERS: dict[str, Callable[[Groups, float], torch.optim.Optimizer]] = {
-    "sgd": _sgd,
-    "adamw": _adamw,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +127,6 @@ def search(
         seed=seed,
         progress=False,
     )
-
-
-def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> OneCycleLR:
-    """Return a schedule that warms up to the optimizer's rates and anneals to zero."""
-    highest = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, highest, steps, cycle_momentum=False)
 
 
 def loss_of(module: nn.Module, batch: Batch) -> Tensor:
