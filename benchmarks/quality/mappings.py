@@ -1,7 +1,7 @@
 """Which layers a search put together: how far seeds agree, and a picture by depth (Figure 4(b))."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -17,8 +17,12 @@ Banks = Mapping[str, Sequence[str]]
 def learned(case: Case, experiment: Experiment, rows: Rows) -> list[Banks]:
     """Return the mappings that the finished runs of a case found, a seed each."""
     runs = (case.run(seed, rows) for seed in experiment.all_seeds)
-    found = (rows[run.key].get("banks") for run in runs if run and run.key in rows)
-    return [banks for banks in found if banks]
+    return found_by([rows[run.key] for run in runs if run and run.key in rows])
+
+
+def found_by(done: Iterable[Mapping[str, Any]]) -> list[Banks]:
+    """Return the mappings that searches found, of rows that have one."""
+    return [row["banks"] for row in done if row["search_s"] and row.get("banks")]
 
 
 def agreement(mappings: Sequence[Banks]) -> float | None:

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks import stats
-from benchmarks.quality.mappings import agreement
+from benchmarks.quality.mappings import agreement, found_by
 from benchmarks.quality.printed import printed
 from benchmarks.quality.spec import Case, Experiment, Rows, Tuning
 
@@ -67,8 +67,7 @@ def _records(experiment: Experiment, rows: Rows) -> list[Record]:
         runs = {seed: case.run(seed, rows) for seed in experiment.all_seeds}
         found = {seed: rows[run.key] for seed, run in runs.items() if run and run.key in rows}
         if found:
-            mappings = [row["banks"] for row in found.values() if row.get("banks")]
-            learned = {"agreement": agreement(mappings)}
+            learned = {"agreement": agreement(found_by(found.values()))}
             made.append(_arm(case, experiment, found) | _chosen(case, rows) | learned)
     own = {case.arm: case.against or experiment.baseline for case in experiment.cases}
     _compare(made, "", own)
