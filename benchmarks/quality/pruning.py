@@ -26,8 +26,6 @@ from benchmarks.quality.teachers import Fit
 
 #: Images that ranks are averaged over, as in the paper; its code takes five batches of 128.
 N_IMAGES = 500
-#: Of the learning rate of training; the authors': 0.01 after 0.1.
-RATE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +49,19 @@ def prune(job: Job, network: nn.Module, fit: Fit) -> Pruned:
     """Prune a trained network as the recipe says, and tune it on the job's task.
 
     The recipe's ``prune`` is ``"hrank"``, ``left`` the share of the parameters that may stay, such
-    as ``"28.4%"``, and ``finetune`` the epochs after it.
+    as ``"28.4%"``, ``finetune`` the epochs after it and ``finetune_lr`` their learning rate, which
+    is not the training's: what was compiled is an ordinary network by then.
 
     Raises:
         ValueError: if so many parameters cannot go.
     """
     how = dict(job.recipe.how)
-    assert how["prune"] == "hrank" and job.recipe.lr is not None
+    assert how["prune"] == "hrank", how["prune"]
     images = _images(job)
     before = macs(network, images[:1])
     most = int(float(how["left"].rstrip("%")) / 100 * n_params(network))
     small = without(network, kept(network, ranks(network, images), most))
-    recipe = replace(job.recipe, epochs=how["finetune"], lr=RATE * job.recipe.lr)
+    recipe = replace(job.recipe, epochs=how["finetune"], lr=how["finetune_lr"])
     losses, diverged = fit(small, recipe, job.task, job.seed)
     fields = {
         "params_left": n_params(small),

@@ -189,7 +189,7 @@ def test_multiply_accumulates_are_the_published_ones() -> None:
 
 @pytest.mark.parametrize("build", [Build(), npas_build("4x")])
 def test_a_run_is_trained_as_without_pruning_and_gives_the_same_row(build: Build) -> None:
-    how = options(prune="hrank", left="28.4%", finetune=2)
+    how = options(prune="hrank", left="28.4%", finetune=2, finetune_lr=0.1)
     run = Run(build, replace(TINY, how=how), 3, "test")
     one, again = train(run, NOWHERE), train(run, NOWHERE)
     for key in ("score", "losses", "params_left", "macs", "n_params", "banks"):
@@ -204,7 +204,7 @@ def test_a_run_is_trained_as_without_pruning_and_gives_the_same_row(build: Build
 
 
 def test_what_diverged_is_not_pruned() -> None:
-    how = options(prune="hrank", left="28.4%", finetune=1)
+    how = options(prune="hrank", left="28.4%", finetune=1, finetune_lr=0.1)
     row = train(Run(Build(), replace(TINY, lr=1e30, how=how), 0, "test"), NOWHERE)
     assert row["diverged"] and row["score"] == 0 and "params_left" not in row
 
