@@ -73,9 +73,9 @@ def page(experiments: Sequence[Experiment], rows: Rows) -> str:
             lines += _table(sections[tables.ranks_of(name)], tables.ranks_of(name))
     if tables.TUNINGS in sections:
         lines += _table(sections[tables.TUNINGS], tables.TUNINGS, "##")
-    waiting = [f"`{e.name}`" for e in experiments if e not in done]
+    waiting = [e for e in experiments if e not in done]
     if waiting:
-        lines += ["## Not run yet", "", f"{', '.join(waiting)}.", ""]
+        lines += ["## Not run yet", "", *_waiting(waiting), ""]
     return "\n".join(lines)
 
 
@@ -113,6 +113,20 @@ def _contents(
         Column("points resolved (median)", "resolves", points),
     )
     return table_lines(Section("", "", columns, found))
+
+
+def _waiting(experiments: Sequence[Experiment]) -> list[str]:
+    rows = [
+        {"name": f"`{e.name}`", "title": e.title, "runs": e.n_runs, "minutes": e.minutes}
+        for e in experiments
+    ]
+    columns = (
+        Column("experiment", "name"),
+        Column("", "title"),
+        Column("runs", "runs"),
+        Column("minutes on one thread, about", "minutes", lambda value: f"{value:.0f}"),
+    )
+    return table_lines(Section("", "", columns, rows))
 
 
 def _typical(halves: Iterable[float | None]) -> float | None:
