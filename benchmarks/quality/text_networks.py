@@ -66,7 +66,8 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(dim, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, n_classes)
-        # As in BERT. PyTorch's default for embeddings, 1, learned far less in as many steps.
+        # As in BERT. With PyTorch's 1 for embeddings the 4 x 96 network had 59% of the validation
+        # definitions right after five epochs, with 0.02 68% (one run each).
         for weight in (self.embedding.weight, self.positions):
             nn.init.normal_(weight, std=0.02)
 

@@ -25,9 +25,9 @@ _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?|[!?]")
 class WordDropout:
     """Makes words of a batch unknown at random.
 
-    So the embedding of unknown words is learned, and no text is told by a single word. Source:
-    Iyyer et al., "Deep Unordered Composition Rivals Syntactic Methods for Text Classification",
-    ACL 2015, section 2.3.
+    So the embedding of unknown words is learned, and a text is told by more than one word. After
+    the word dropout of Iyyer et al., "Deep Unordered Composition Rivals Syntactic Methods for Text
+    Classification", ACL 2015, which leaves the words out.
 
     Attributes:
         share: of the words.
