@@ -97,7 +97,7 @@ def test_it_beats_the_mappings_that_do_not_look() -> None:
         assert fit is not None
         errors[groups] = fit.total.relative
     # One bank comes near: the fit itself gives up the largest layers, but keeps none exactly.
-    assert errors["fit"] < min(errors["single"], errors["auto"], 0.8 * errors["own"])
+    assert errors["fit"] < min(errors["single"], 0.8 * errors["auto"], 0.8 * errors["own"])
 
 
 def test_the_same_weights_give_the_same_plan_and_other_weights_another() -> None:

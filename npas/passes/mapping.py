@@ -22,7 +22,7 @@ from npas.passes.collect import WeightOp
 _DEFAULT_BANKS = 4
 _STARTS: Any = 4
 #: Templates of each of its layers that a bank of ``"auto"`` has room for, where that can be.
-ROOM = 2
+ROOM = 1
 # Roles beyond these are one; a model in which every layer has its own has no roles.
 _MOST_ROLES = 64
 
@@ -167,10 +167,10 @@ def _auto(request: MapRequest) -> _Clusters:
     """Cluster by k-means over shape, kind, depth and role: as many banks as possible.
 
     A bank gets parameters in proportion to its layers, so a layer is upsampled where it is larger
-    than the bank's share of its layers. Appendix C found that this is what hurts. Where it just
-    fits, its bank has a single template for it, and layers of one size have the same weight: that
-    hurts as much (docs/findings.md). Clusters in which either happens, and need not, are merged
-    with the nearest one.
+    than the bank's share of its layers. Appendix C found that this is what hurts: clusters in
+    which it happens, and need not, are merged with the nearest one. Where a layer just fits, its
+    bank has a single template for it, and layers of one size have the same weight; whether that
+    hurts as much is being measured (`ROOM`, docs/findings.md).
     """
     weights = request.weights
     share = request.share

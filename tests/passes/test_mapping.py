@@ -243,7 +243,7 @@ def test_auto_is_own_where_everything_fits(share: float) -> None:
 
 
 def test_auto_on_a_plan_upsamples_nothing_that_fits() -> None:
-    model = mlp(*[32] * 24)
+    model = mlp(*[32] * 12)
     plan = npas.plan(model, "30%")
     assert len(plan.banks) > 1
     assert all(layer.k >= 1 for layer in plan.layers)
@@ -256,7 +256,10 @@ def windows(plan: npas.Plan) -> list[tuple[str, int, int]]:
 
 
 @pytest.mark.parametrize("budget", ["15%", "25%", "50%", "75%"])
-def test_auto_gives_layers_of_one_size_different_weights(budget: str) -> None:
+def test_room_for_two_gives_layers_of_one_size_different_weights(
+    budget: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("npas.passes.mapping.ROOM", 2)
     # One bank for all would hold each of these layers twice or more at all of these budgets.
     model = mlp(*[32] * 40)
     auto = windows(npas.plan(model, budget))
