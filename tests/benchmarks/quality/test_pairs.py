@@ -359,9 +359,19 @@ def test_reading_a_task_twice_gives_the_same(name: str) -> None:
 
 
 def test_a_training_image_has_the_text_of_its_emoji() -> None:
-    task = made("emoji-embnet")
-    for images, texts, which in itertools.islice(task.batches(0, 0, 16), 3):
-        assert torch.equal(texts, task.texts[which])
+    task, found = made("emoji-embnet"), pairs.pairs(synthetic())
+    train = found.parts["train"]
+    describe = retrieval_emoji.whole
+    features = pair_images.Features.of(
+        describe(found.images[:, train].flatten(0, 1) / 255), retrieval_emoji.IMAGE
+    )
+    texts = means(word_vectors(found.texts, train.tolist()), train.tolist())
+    for i in (0, 17, len(train) - 1):
+        as_they_are = features(describe(found.images[:, train[i]] / 255))
+        assert torch.allclose(task.images[task.emoji == i][:2], as_they_are, atol=1e-3)
+        assert torch.equal(task.texts[i], texts[train[i]])
+    for images, said, which in itertools.islice(task.batches(0, 0, 16), 3):
+        assert torch.equal(said, task.texts[which])
         for image, who in zip(images, which, strict=True):
             (places,) = (task.images == image).all(1).nonzero(as_tuple=True)
             assert who in task.emoji[places]
