@@ -129,6 +129,11 @@ def inner(module: nn.Module, images: Tensor, texts: Tensor) -> Tensor:
     return x @ y.T
 
 
-def crossed(module: nn.Module, images: Tensor, texts: Tensor, size: int = 8) -> Tensor:
-    """Return what a network says of every image with every text (ADAPT-T2I), few at a time."""
-    return torch.cat([module(x, texts) for x in images.split(size)])
+def crossed(module: nn.Module, images: Tensor, texts: Tensor, few: int = 8) -> Tensor:
+    """Return what a network says of every image with every text (ADAPT-T2I).
+
+    When it is judged, it is asked about a few images at a time: what it makes of them stays in the
+    cache. In training it is not, since batch norm looks at the whole batch.
+    """
+    at_once = len(images) if module.training else few
+    return torch.cat([module(some, texts) for some in images.split(at_once)])

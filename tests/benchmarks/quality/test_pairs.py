@@ -266,6 +266,20 @@ def test_a_perfect_network_finds_all_and_one_that_guesses_what_chance_finds() ->
     assert sum(scores) / 20 == pytest.approx(16 / 300, abs=0.01)
 
 
+def test_batch_norm_sees_the_whole_batch_in_training() -> None:
+    sizes: list[int] = []
+
+    def says(x: Tensor, y: Tensor) -> Tensor:
+        sizes.append(len(x))
+        return x @ y.T
+
+    task, module = eyes(crossed), Given(says)
+    task.loss(module, next(task.batches(0, 0, 32)))
+    assert sizes == [32]
+    task.score(module, "test")
+    assert not module.training and max(sizes[1:]) < 32
+
+
 def located() -> Grounding:
     """Return a task whose boxes say which object they are of, and how well they fit."""
     n = 40
