@@ -76,7 +76,7 @@ def cifar10(source: Path | None, sizes: tuple[int, int] = (50_000, 10_000)) -> I
         label, read = "CIFAR-10 (JPEG copy)", _jpeg_files
     else:
         raise DataError(f"{source} is no folder, zip or tar; {DATA_HELP}")
-    return _images(label, _cached("cifar10", source, read), sizes)
+    return _images(label, cached("cifar10", source, read), sizes)
 
 
 def fashion_mnist(source: Path | None = None, sizes: tuple[int, int] = (60_000, 10_000)) -> Images:
@@ -154,7 +154,7 @@ def _images(label: str, arrays: _Arrays, sizes: tuple[int, int]) -> Images:
     return Images(label, *tensors)
 
 
-def _cached(name: str, source: Path, read: Callable[[Path], _Arrays]) -> _Arrays:
+def cached(name: str, source: Path, read: Callable[[Path], _Arrays]) -> _Arrays:
     """Return what a reader makes of a source, decoded once for each state of its files."""
     files = sorted(source.rglob("*.jpg")) if source.is_dir() else [source]
     state = [(p.name, (s := p.stat()).st_size, s.st_mtime_ns) for p in files]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.data import DataError, _cached
+from benchmarks.data import DataError, cached
 from benchmarks.sources import DOWNLOADS, Sources
 
 VERSION = "16.0.0"
@@ -105,7 +105,7 @@ def emoji(sources: Sources, archives: tuple[Archive, ...] = ARCHIVES) -> Emoji:
         if path is None or not path.is_file():
             raise DataError(f"emoji: {archive.file} is not there; {INSTALL}")
         name = f"emoji-{archive.design}-{SIDE}"
-        found[archive.design] = _cached(name, path, partial(_read, archive=archive))
+        found[archive.design] = cached(name, path, partial(_read, archive=archive))
     tables = [json.loads(str(arrays["table"])) for arrays in found.values()]
     if any(table != tables[0] for table in tables):
         raise DataError(f"emoji: the archives do not say the same of the emoji; {INSTALL}")

@@ -1,10 +1,16 @@
 """Rows of finished runs: one line of JSON each, kept so that a killed command goes on."""
 
+import hashlib
 import json
 import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+
+
+def key_of(spec: Any) -> str:
+    """Return a digest of what a run is, JSON values."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_rows(path: Path) -> dict[str, dict[str, Any]]:

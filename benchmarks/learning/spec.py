@@ -1,11 +1,10 @@
 """What is run, as data: recipes, builds, cases and experiments."""
 
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
+
+from benchmarks.store import key_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Build:
 
     Attributes:
         budget: as for `npas.plan`; None leaves the network dense.
-        groups: as for `npas.plan`, or a name of `benchmarks.learning.networks.PATTERNS`, or
+        groups: as for `npas.plan`, or a name of `benchmarks.quality.groups.PATTERNS`, or
             ``"search-emb"`` and ``"search-wavg"`` (learned, 3.2), with ``"-orthogonal"`` behind it
             where the search starts as the paper's does.
         n_banks: number of banks, where ``groups`` leaves it open.
@@ -100,11 +99,6 @@ class Run:
     def key(self) -> str:
         """A digest of the spec: the same run in two experiments is run once."""
         return key_of(self.spec)
-
-
-def key_of(spec: Mapping[str, Any]) -> str:
-    """Return the digest of a run's spec."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

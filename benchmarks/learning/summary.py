@@ -1,9 +1,8 @@
 """From rows to what is committed: accuracies of every case by seed, and what made them."""
 
-import itertools
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 import npas
 from benchmarks.learning.networks import NETWORKS
 from benchmarks.learning.spec import Case, Experiment, Run
+from benchmarks.quality.mappings import agreement
 
 COMMITTED = Path("benchmarks/results/learning.json")
 _ENVIRONMENT = ("data", "python", "torch", "machine", "threads")
@@ -53,6 +53,7 @@ def _case(case: Case, seeds: int, rows: Rows) -> dict[str, Any] | None:
     if not done:
         return None
     first = next(iter(done.values()))
+    agreed = agreement([row["banks"] for row in done.values() if row["banks"]])
     return {
         "build": asdict(case.build),
         "recipe": asdict(case.recipe),
@@ -65,7 +66,7 @@ def _case(case: Case, seeds: int, rows: Rows) -> dict[str, Any] | None:
         "last_loss": {str(seed): row["losses"][-1] for seed, row in done.items()},
         "train_cpu_s": round(sum(row["train_cpu_s"] for row in done.values()), 1),
         "search_cpu_s": round(sum(row["search_cpu_s"] for row in done.values()), 1),
-        "agreement": agreement([row["banks"] for row in done.values() if row["banks"]]),
+        "agreement": None if agreed is None else round(agreed, 3),
     }
 
 
@@ -82,21 +83,6 @@ def upsampled(case: Case, mappings: Sequence[Mapping[str, Sequence[str]] | None]
         plan = npas.plan(model, how.budget, groups=mapping, downsample=how.downsample)
         counts.append(sum(layer.k == 0 for layer in plan.layers))
     return statistics.mean(counts)
-
-
-def agreement(mappings: Iterable[Mapping[str, Sequence[str]]]) -> float | None:
-    """Return the mean adjusted Rand index of the pairs of mappings, None for fewer than two.
-
-    1 where all seeds put the same layers together, about 0 where they do so by chance.
-    """
-    from sklearn.metrics import adjusted_rand_score
-
-    bank_of = [{n: bank for bank, names in m.items() for n in names} for m in mappings]
-    labels = [[own[name] for name in sorted(own)] for own in bank_of]
-    pairs = list(itertools.combinations(labels, 2))
-    if not pairs:
-        return None
-    return round(statistics.mean(float(adjusted_rand_score(a, b)) for a, b in pairs), 3)
 
 
 def dump(summary: Mapping[str, Any]) -> str:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 import npas
-from benchmarks.learning.networks import NETWORKS, PATTERNS
+from benchmarks.learning.networks import NETWORKS
 from benchmarks.learning.spec import Build, Recipe, Run
 from benchmarks.learning.starts import STARTS, restart
 from benchmarks.learning.task import Batch, Task, batches, task_of
+from benchmarks.quality.groups import PATTERNS
 from benchmarks.quality.optimizers import OPTIMIZERS, Groups, one_cycle
 from benchmarks.runner import environment
 

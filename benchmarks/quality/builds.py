@@ -13,6 +13,7 @@ import npas
 from benchmarks.learning.starts import STARTS, restart
 from benchmarks.networks.spec import Network
 from benchmarks.peers import PEERS, peer
+from benchmarks.peers.base import n_params
 from benchmarks.quality.groups import PATTERNS
 from benchmarks.quality.optimizers import OPTIMIZERS, one_cycle
 from benchmarks.quality.spec import Build, Recipe
@@ -113,7 +114,8 @@ def _npas(job: Job) -> Built:
 
 def _peer(job: Job) -> Built:
     torch.manual_seed(job.seed)
-    n = n_params(job.network, job.build.budget)
+    assert job.build.budget is not None
+    n = in_params(job.network, job.build.budget)
     return Built(peer(job.build.method).build(job.network, n).module)
 
 
@@ -124,15 +126,14 @@ METHODS: dict[str, Callable[[Job], Built]] = {
 }
 
 
-def n_params(network: Network, budget: str | None) -> int:
+def in_params(network: Network, budget: str) -> int:
     """Return a budget of a network in parameters.
 
     ``"largest"`` is what one bank as large as the largest layer comes to, all else included.
     """
     with torch.device("meta"):
         model = network.make()
-    dense = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    found = parse_budget(budget).resolve(dense, 4)
+    found = parse_budget(budget).resolve(n_params(model), 4)
     return npas.plan(model, "largest", groups="single").n_params if found is None else found
 
 

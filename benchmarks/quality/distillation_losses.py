@@ -8,6 +8,7 @@ them, and they are not among its parameters.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -26,7 +27,7 @@ SRR_STRENGTH = 1.0
 RARE = 1e-3
 
 
-class Lesson(nn.Module):
+class Lesson(nn.Module, ABC):
     """A loss beside cross-entropy, and the connectors from a student's features to its teacher's.
 
     Attributes:
@@ -36,6 +37,7 @@ class Lesson(nn.Module):
 
     batch_statistics: bool
 
+    @abstractmethod
     def forward(self, own: Features, logits: Tensor, taught: Features) -> Tensor:
         """Return the mean loss of a batch.
 
@@ -44,7 +46,6 @@ class Lesson(nn.Module):
             logits: the teacher's.
             taught: the teacher's features.
         """
-        raise NotImplementedError
 
 
 class Ofd(Lesson):

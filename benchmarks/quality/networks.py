@@ -7,7 +7,7 @@ from benchmarks.networks.efficientnet_nd import efficientnet_nd
 from benchmarks.networks.resnet import resnet_cifar
 from benchmarks.networks.spec import OUR_OWN, Network, images
 from benchmarks.networks.wrn import wrn
-from benchmarks.quality import text_networks
+from benchmarks.quality import pair_networks, text_networks
 from npas.naming import nearest
 
 
@@ -65,7 +65,7 @@ def _efficientnet(half: float) -> Network:
     )
 
 
-#: name -> network; of images with ten classes, and ``-grey`` takes those of one channel.
+#: name -> network; those of images have ten classes, and ``-grey`` takes one channel.
 NETWORKS: dict[str, Network] = {
     "wrn-16-1": _wrn(16, 1),
     "wrn-16-2": _wrn(16, 2),
@@ -81,6 +81,7 @@ NETWORKS: dict[str, Network] = {
     "efficientnet-small": _efficientnet(0.5),
     "resnet-20": _resnet(3),
     **text_networks.NETWORKS,
+    **pair_networks.NETWORKS,
 }
 
 

@@ -21,8 +21,8 @@ MADE_WITH = ("python", "torch", "triton", "machine", "threads", "revision")
 _HEAD = """# Quality within a budget
 
 How well networks learn that share parameters, beside the methods that they are compared with. This
-page is made by `python -m benchmarks.quality report` from finished runs; each part names the
-command that made its runs. What we take from it is in [findings.md](findings.md).
+page is made by `python -m benchmarks.quality report --write` from finished runs; each part names
+the command that made its runs. What we take from it is in [findings.md](findings.md).
 
 ## How to read it
 

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.peers.base import n_params
 from benchmarks.quality.builds import Job
-from benchmarks.quality.pruning_filters import NORMS, Kept, blocks, macs, n_left, n_params, without
+from benchmarks.quality.pruning_filters import NORMS, Kept, blocks, macs, n_left, without
 from benchmarks.quality.teachers import Fit
 
 #: Images that ranks are averaged over, as in the paper; its code takes five batches of 128.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import resnet, wrn
+from benchmarks.peers.base import n_params
 
 #: Block -> the norms behind its first and its second convolution.
 NORMS: dict[type[nn.Module], tuple[str, str | None]] = {
@@ -92,11 +93,6 @@ def macs(network: nn.Module, image: Tensor) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image)
     return counter.get_total_flops() // 2
-
-
-def n_params(network: nn.Module) -> int:
-    """Return how many parameters train."""
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
 def n_left(network: nn.Module, left: Mapping[str, Collection[int]]) -> int:

@@ -1,11 +1,11 @@
 """What is run, as data: recipes, builds, cases, experiments, and the runs that they ask for."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
+
+from benchmarks.store import key_of
 
 #: Named values of a build or a recipe, sorted by name.
 Options = tuple[tuple[str, Any], ...]
@@ -160,8 +160,7 @@ class Run:
     @property
     def key(self) -> str:
         """A digest of the spec: the same run in two experiments is run once."""
-        text = json.dumps(self.spec, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return key_of(self.spec)
 
 
 def _values(spec: Build | Recipe) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """Teachers: trained once for each recipe, and kept under build/quality."""
 
 import fcntl
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +13,7 @@ from torch import nn
 from benchmarks.quality.networks import network
 from benchmarks.quality.spec import Recipe
 from benchmarks.quality.tasks import Task
+from benchmarks.store import key_of
 from npas.naming import nearest
 
 FOLDER = Path("build/quality")
@@ -108,8 +107,7 @@ def _one(made: Teacher, rate: float, data: Task, fit: Fit, code: str) -> dict[st
 
 
 def _file(recipe: Recipe, seed: int, code: str) -> Path:
-    text = json.dumps([asdict(recipe), seed, code], sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    digest = key_of([asdict(recipe), seed, code])
     return FOLDER / f"teacher-{recipe.task}-{recipe.network}-{digest}.pt"
 
 

@@ -1,7 +1,6 @@
 """One run: the network of the seed, what a case makes of it, training, a score, and the row."""
 
 import hashlib
-import inspect
 import time
 from functools import cache
 from pathlib import Path
@@ -11,24 +10,27 @@ import torch
 from torch import Tensor, nn
 
 import npas
-from benchmarks.quality.builds import Job, build
+from benchmarks.peers.base import n_params
+from benchmarks.quality.builds import Job, build, in_params
 from benchmarks.quality.distillation import distil
 from benchmarks.quality.distillation_features import exposed
 from benchmarks.quality.networks import network
 from benchmarks.quality.optimizers import OPTIMIZERS, one_cycle
 from benchmarks.quality.pruning import prune
 from benchmarks.quality.spec import Recipe, Run
-from benchmarks.quality.tasks import TASKS, Task, task
+from benchmarks.quality.tasks import Task, task
 from benchmarks.runner import environment
 from benchmarks.sources import Sources
 
 ROOT = Path(__file__).parents[2]
-#: What decides the outcome of a run, beside the file of its task.
+#: What decides the outcome of a run. Tasks are taken together: they read and describe their data
+#: with each other's files.
 SOURCES = (
     *("npas/**/*.py", "benchmarks/networks/*.py", "benchmarks/peers/*.py"),
-    *("benchmarks/images.py", "benchmarks/learning/starts.py", "benchmarks/quality/tasks/base.py"),
-    *("benchmarks/quality/builds.py", "benchmarks/quality/groups.py"),
-    *("benchmarks/quality/networks.py", "benchmarks/quality/optimizers.py"),
+    *(f"benchmarks/{name}.py" for name in ("data", "emoji", "images", "sources", "text")),
+    *("benchmarks/learning/starts.py", "benchmarks/quality/tasks/*.py"),
+    *("benchmarks/quality/*networks.py", "benchmarks/quality/builds.py"),
+    *("benchmarks/quality/groups.py", "benchmarks/quality/optimizers.py"),
     *("benchmarks/quality/train.py", "benchmarks/quality/variants.py"),
 )
 #: An option of recipes -> the sources that it needs besides.
@@ -41,13 +43,13 @@ OPTIONS = {
 def code(recipe: Recipe) -> str:
     """Return a digest of the sources that decide the outcome of runs of a recipe."""
     named = tuple(p for name, _ in recipe.how for p in OPTIONS.get(name, ()))
-    return _digest(inspect.getfile(type(TASKS[recipe.task])), SOURCES + named)
+    return _digest(SOURCES + named)
 
 
 @cache
-def _digest(own: str, patterns: tuple[str, ...]) -> str:
+def _digest(patterns: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for path in sorted({Path(own), *(p for pattern in patterns for p in ROOT.glob(pattern))}):
+    for path in sorted({p for pattern in patterns for p in ROOT.glob(pattern)}):
         digest.update(str(path.relative_to(ROOT)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
@@ -79,7 +81,7 @@ def train(run: Run, sources: Sources) -> dict[str, Any]:
         module, data, extra = taught.pupil, taught.task, taught.fields
     start = time.process_time()
     losses, diverged = fit(module, recipe, data, run.seed)
-    if how.get("recalibrate"):
+    if how.get("recalibrate") and not diverged:
         recalibrate(module, recipe, data, run.seed)
     final = built.module if diverged else tested(built.module)
     if "prune" in how and not diverged:
@@ -95,8 +97,8 @@ def train(run: Run, sources: Sources) -> dict[str, Any]:
         "score": 0.0 if diverged else data.score(final, run.part),
         "diverged": diverged,
         "losses": losses,
-        "n_params": _n_params(built.module),
-        "n_dense": _n_params(job.dense()),
+        "n_params": n_params(built.module),
+        "n_dense": in_params(job.network, "100%"),
         "n_banks": built.n_banks,
         "banks": built.banks,
         "steps": recipe.epochs * (data.n_train // recipe.batch),
@@ -156,7 +158,3 @@ def tested(module: nn.Module) -> nn.Module:
     if hasattr(module, "npas"):
         return npas.materialize(module)
     return module
-
-
-def _n_params(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)

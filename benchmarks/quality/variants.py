@@ -3,6 +3,7 @@
 None has more trainable parameters than the plan that it changes.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -63,6 +64,15 @@ def overlapping(plan: Plan) -> Plan:
     return _laid(replace(plan, banks=banks), lay)
 
 
+def twins(plan: Plan) -> int:
+    """Return how many layers have the weight of another one, up to a sign and a scale.
+
+    They are of one size, and read one window of one bank without a coefficient.
+    """
+    windows = [(x.bank, x.base, x.n) for x in plan.layers if x.k == 1]
+    return sum(n for n in Counter(windows).values() if n > 1)
+
+
 @contextmanager
 def room(templates: int | None) -> Iterator[None]:
     """Let ``groups="auto"`` leave room for so many templates of a bank's largest layer."""
@@ -79,7 +89,7 @@ VARIANTS: dict[str, Callable[[Plan], Plan]] = {"disjoint": disjoint, "overlappin
 
 def _laid(plan: Plan, lay: Callable[[LayerPlan, int], LayerPlan]) -> Plan:
     sizes = {bank.name: bank.size for bank in plan.banks}
-    # The largest layers first: whether they cover the bank decides what others have to.
+    # The largest first, which the others then go round.
     order = sorted(plan.layers, key=lambda layer: -layer.n)
     laid = {layer.name: lay(layer, sizes[layer.bank]) for layer in order}
     return replace(plan, layers=tuple(laid[layer.name] for layer in plan.layers))

@@ -15,13 +15,14 @@ from benchmarks.images import augmented, choose
 from benchmarks.learning import experiments, report, summary
 from benchmarks.learning.__main__ import main
 from benchmarks.learning.experiments import EXPERIMENTS, QUICK, quick, select
-from benchmarks.learning.networks import NETWORKS, PATTERNS
+from benchmarks.learning.networks import NETWORKS
 from benchmarks.learning.runs import MixedData, missing, run_missing
-from benchmarks.learning.spec import Build, Case, Experiment, Run, key_of
+from benchmarks.learning.spec import Build, Case, Experiment, Run
 from benchmarks.learning.starts import COEFFICIENTS, MASKS, restart
 from benchmarks.learning.task import batches, task_of
 from benchmarks.learning.train import train
-from benchmarks.store import append_row, read_rows
+from benchmarks.quality.groups import PATTERNS
+from benchmarks.store import append_row, key_of, read_rows
 from npas.bank import banks_of
 from npas.init import spread
 

@@ -10,6 +10,7 @@ from torch import nn
 import npas
 from benchmarks.networks.transformer import transformer
 from benchmarks.networks.wrn import wrn
+from benchmarks.quality.variants import twins
 from npas.errors import NpasError, PlanError
 from npas.mapping import Mapping
 from npas.passes.blocks import op_graph
@@ -249,12 +250,6 @@ def test_auto_on_a_plan_upsamples_nothing_that_fits() -> None:
     assert all(layer.k >= 1 for layer in plan.layers)
 
 
-def windows(plan: npas.Plan) -> list[tuple[str, int, int]]:
-    """Return the windows of layers that have one template of a bank that they share."""
-    shared = {bank.name for bank in plan.banks if len(bank.layers) > 1}
-    return [(x.bank, x.base, x.n) for x in plan.layers if x.k == 1 and x.bank in shared]
-
-
 @pytest.mark.parametrize("budget", ["15%", "25%", "50%", "75%"])
 def test_room_for_two_gives_layers_of_one_size_different_weights(
     budget: str, monkeypatch: pytest.MonkeyPatch
@@ -262,11 +257,9 @@ def test_room_for_two_gives_layers_of_one_size_different_weights(
     monkeypatch.setattr("npas.passes.mapping.ROOM", 2)
     # One bank for all would hold each of these layers twice or more at all of these budgets.
     model = mlp(*[32] * 40)
-    auto = windows(npas.plan(model, budget))
-    assert len(set(auto)) == len(auto), "layers read the same window"
+    assert twins(npas.plan(model, budget)) == 0
     # The check can fail: banks that hold their layers once tie them.
-    tied = windows(npas.plan(model, "15%", n_banks=3))
-    assert len(set(tied)) < len(tied)
+    assert twins(npas.plan(model, "15%", n_banks=3)) > 0
 
 
 @pytest.mark.parametrize("n_banks", [1, 2, 5, 7])

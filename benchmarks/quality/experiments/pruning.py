@@ -26,9 +26,6 @@ def _pruned(case: Case, left: str) -> Case:
 
 def _cases(left: str) -> tuple[Case, ...]:
     dense, compiled = WHOLE.dense(), WHOLE.npas("npas, 4x", "4x", "hb-ssn")
-    # Tuned at its own budget, not at 2x: here a rate that is too high for it learns nothing.
-    assert compiled.tuning is not None
-    compiled = replace(compiled, tuning=replace(compiled.tuning, build=compiled.build))
     pruned = _pruned(dense, left)
     return (
         dense,

@@ -25,10 +25,14 @@ class Setting:
     rates: tuple[float, ...] = SGD
     tuned_on: Recipe | None = None
 
-    def dense(self, arm: str = "dense", **how: Any) -> Case:
-        """Return the case of the network as it is; options are those of the recipe."""
+    def dense(self, arm: str = "dense") -> Case:
+        """Return the case of the network as it is."""
+        return Case(arm, Build(), self.recipe, self._tuning(Build()), "dense")
+
+    def with_options(self, **how: Any) -> "Setting":
+        """Return the setting with options of `benchmarks.quality.train`, at the same rates."""
         recipe = replace(self.recipe, how=options(**how))
-        return Case(arm, Build(), recipe, self._tuning(Build()), "dense")
+        return replace(self, recipe=recipe, tuned_on=self.tuned_on or self.recipe)
 
     def npas(self, arm: str, budget: str, paper: str = "", **how: Any) -> Case:
         """Return the case of a compiled network; options are those of `npas.plan`.
@@ -55,7 +59,7 @@ class Setting:
 
 
 #: Highest share of a range of budgets, and the budget that its learning rates are chosen at.
-_RANGES = ((0.04, "2%"), (0.25, "10%"), (1.0, "50%"), (math.inf, "2x"))
+_RANGES = ((0.04, "2%"), (0.25, "10%"), (1.0, "50%"), (math.inf, "4x"))
 
 
 def representative(budget: str) -> str:
@@ -80,4 +84,8 @@ _TEXT = {"epochs": 5, "optimizer": "adamw", "weight_decay": 0.01}
 GLOSS = Setting(Recipe("gloss", "encoder-6x80-gloss", **_TEXT), ADAMW)
 GLOSS_DEEP = Setting(Recipe("gloss", "encoder-12x64-gloss", **_TEXT), ADAMW)
 MOVIES = Setting(Recipe("vader-movie", "encoder-6x80-vader", **_TEXT), ADAMW)
+_PAIRS = {"optimizer": "adamw", "weight_decay": 1e-3}
+EMBNET = Setting(Recipe("emoji-embnet", "emoji-embnet", 10, **_PAIRS), ADAMW)
+ADAPT = Setting(Recipe("emoji-adapt", "emoji-adapt", 4, batch=32, **_PAIRS), ADAMW)
+SIMNET = Setting(Recipe("emoji-simnet", "emoji-simnet", 4, **_PAIRS), ADAMW)
 FASHION = Setting(Recipe("fashion-mnist", "wrn-16-1-grey", 8))

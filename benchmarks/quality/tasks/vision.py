@@ -71,7 +71,11 @@ def load(name: str, sources: Sources) -> Images:
     found = sources.find("cifar10-jpeg.zip", "cifar-10-python.tar.gz")
     folders = (path for path in sources.paths if (path / "train" / "airplane").is_dir())
     files = (path for path in sources.paths if path.is_file() and _is_cifar10(path.name))
-    return data.cifar10(found or next(folders, None) or next(files, None))
+    found = found or next(folders, None) or next(files, None)
+    if found is None:
+        looked = ", ".join(map(str, sources.paths))
+        raise DataError(f"CIFAR-10 is not at {looked or 'any place'}; {data.DATA_HELP}")
+    return data.cifar10(found)
 
 
 def _is_cifar10(name: str) -> bool:

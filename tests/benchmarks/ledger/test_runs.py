@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,11 @@ def test_memory_can_be_limited() -> None:
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     kept = tmp_path / "rows.jsonl"
     arguments = [sys.executable, "-m", "benchmarks", "run", "networks", "--rows", str(kept)]
+    # A shell lets what it starts in the background ignore the signal, and all that starts in turn.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipe = subprocess.PIPE
     with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        arguments, stdout=pipe, stderr=pipe, text=True, preexec_fn=listen
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
