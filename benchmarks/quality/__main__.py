@@ -105,8 +105,8 @@ def rows_of(kept: Path) -> dict[str, dict]:
 def _list(experiments: Sequence[Experiment], kept: Path) -> None:
     rows = rows_of(kept)
     for e in experiments:
-        done = e.n_done(rows)
-        print(f"{e.name}: {e.title}; {done} of {e.n_runs} runs done, {e.minutes:.0f} min in all")
+        done, runs = e.n_done(rows), e.n_runs(rows)
+        print(f"{e.name}: {e.title}; {done} of {runs} runs done, {e.minutes:.0f} min in all")
 
 
 def _run(experiments: Sequence[Experiment], options: argparse.Namespace) -> None:

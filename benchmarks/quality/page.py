@@ -41,8 +41,8 @@ the command that made its runs. What we take from it is in [findings.md](finding
 - **Diverged** runs have the score 0, which enters all means and tests; a column counts them. The
   mean, the interval and the t test of such an arm say little, its exact p value holds.
 - **Learning rates** of compared arms are chosen on validation data from the same grid, over seeds
-  that no compared run has. `(edge)`: the lowest or the highest rate was best, so a better one may
-  lie outside of the grid.
+  that no compared run has. The grid grows for as long as its lowest or highest rate is the best.
+  `(edge)`: the last rate that is allowed was best, so a better one may lie outside of the grid.
 - **Of the paper** (Plummer et al., "Neural Parameter Allocation Search", ICLR 2022; numbers in
   benchmarks/paper.toml) are the columns that begin with `paper`. Its networks are larger and are
   trained for longer: orders can be compared, levels cannot.
@@ -75,7 +75,7 @@ def page(experiments: Sequence[Experiment], rows: Rows) -> str:
         lines += _table(sections[tables.TUNINGS], tables.TUNINGS, "##")
     waiting = [e for e in experiments if e not in done]
     if waiting:
-        lines += ["## Not run yet", "", *_waiting(waiting), ""]
+        lines += ["## Not run yet", "", *_waiting(waiting, rows), ""]
     return "\n".join(lines)
 
 
@@ -115,9 +115,9 @@ def _contents(
     return table_lines(Section("", "", columns, found))
 
 
-def _waiting(experiments: Sequence[Experiment]) -> list[str]:
-    rows = [
-        {"name": f"`{e.name}`", "title": e.title, "runs": e.n_runs, "minutes": e.minutes}
+def _waiting(experiments: Sequence[Experiment], rows: Rows) -> list[str]:
+    found = [
+        {"name": f"`{e.name}`", "title": e.title, "runs": e.n_runs(rows), "minutes": e.minutes}
         for e in experiments
     ]
     columns = (
@@ -126,7 +126,7 @@ def _waiting(experiments: Sequence[Experiment]) -> list[str]:
         Column("runs", "runs"),
         Column("minutes on one thread, about", "minutes", lambda value: f"{value:.0f}"),
     )
-    return table_lines(Section("", "", columns, rows))
+    return table_lines(Section("", "", columns, found))
 
 
 def _typical(halves: Iterable[float | None]) -> float | None:
@@ -150,7 +150,8 @@ def _part(
         picture = (PICTURES / plots.picture(f"{experiment.name} mappings")).relative_to(PAGE.parent)
         lines += [*_learned(experiment, learned), "", f"![Learned groups]({picture})", ""]
     command = f"python -m benchmarks.quality run {shlex.quote(experiment.name)}"
-    took = f"{len(done)} of {experiment.n_runs} runs, {summary.minutes(done):.0f} minutes in all"
+    asked = experiment.n_runs(rows)
+    took = f"{len(done)} of {asked} runs, {summary.minutes(done):.0f} minutes in all"
     return [*lines, f"Made by `{command}` ({took}; {_made_with(done)}).", ""]
 
 

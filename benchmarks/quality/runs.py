@@ -50,13 +50,13 @@ def run_missing(
     """
     if not mix:
         refuse_mixed([e for e in experiments if missing([e], rows)], rows, adding=True)
-    left = sum(e.n_runs - e.n_done(rows) for e in experiments)
+    left = sum(e.n_runs(rows) - e.n_done(rows) for e in experiments)
     say(f"about {left} runs to do; {len(rows)} rows are there")
     begun = time.monotonic()
     for done, row in enumerate(_rows(experiments, rows, sources, jobs), 1):
         append_row(kept, row)
         rows[row["key"]] = row
-        left = sum(e.n_runs - e.n_done(rows) for e in experiments)
+        left = sum(e.n_runs(rows) - e.n_done(rows) for e in experiments)
         minutes = _seconds_left(experiments, rows) / jobs / 60
         spent = (time.monotonic() - begun) / 60
         say(f"{describe(row)}; {done} done in {spent:.0f} min, {left} left, {minutes:.0f} min")
@@ -149,7 +149,7 @@ def _seconds_left(experiments: Sequence[Experiment], rows: Rows) -> float:
     for experiment in experiments:
         recipe = experiment.cases[0].recipe
         known = kinds.get((recipe.task, recipe.network), every) or [0.0]
-        total += statistics.mean(known) * (experiment.n_runs - experiment.n_done(rows))
+        total += statistics.mean(known) * (experiment.n_runs(rows) - experiment.n_done(rows))
     return total
 
 

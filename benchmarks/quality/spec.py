@@ -70,38 +70,48 @@ class Tuning:
     Attributes:
         build: of the kind's representative.
         recipe: its ``lr`` is None.
-        rates: that are tried, in rising order; the same for all that are compared.
+        rates: that are tried first, in rising order; the same for all that are compared.
         seeds: none of them a seed of the cases.
+        wider: all rates that may be tried, in rising order: the grid grows by the next one for as
+            long as its lowest or highest rate is the best.
     """
 
     build: Build
     recipe: Recipe
     rates: tuple[float, ...]
     seeds: tuple[int, ...] = (1000, 1001)
+    wider: tuple[float, ...] = ()
 
     def runs(self, rate: float) -> list["Run"]:
         """Return the runs of one rate, a seed each."""
         recipe = replace(self.recipe, lr=rate)
         return [Run(self.build, recipe, seed, "validation") for seed in self.seeds]
 
-    @property
-    def all_runs(self) -> list["Run"]:
-        """All runs of the grid."""
-        return [run for rate in self.rates for run in self.runs(rate)]
+    def grid(self, rows: Rows) -> tuple[float, ...]:
+        """Return the rates that are asked for, in rising order, as far as it is known."""
+        rates = self.rates
+        while (best := self._best(rates, rows)) is not None:
+            lower = [rate for rate in self.wider if best == rates[0] and rate < best]
+            higher = [rate for rate in self.wider if best == rates[-1] and rate > best]
+            if not lower and not higher:
+                break
+            rates = (*lower[-1:], *rates, *higher[:1])
+        return rates
 
-    def scores(self, rows: Rows) -> dict[float, float] | None:
-        """Return rate -> mean score on validation data; None while runs are missing."""
-        if any(run.key not in rows for run in self.all_runs):
-            return None
-        return {
-            rate: sum(rows[run.key]["score"] for run in self.runs(rate)) / len(self.seeds)
-            for rate in self.rates
-        }
+    def known_runs(self, rows: Rows) -> list["Run"]:
+        """Return the runs of the grid."""
+        return [run for rate in self.grid(rows) for run in self.runs(rate)]
 
     def chosen(self, rows: Rows) -> float | None:
         """Return the rate of the best mean score, the lower one of equals; None while unknown."""
-        scores = self.scores(rows)
-        return None if scores is None else max(scores, key=lambda rate: (scores[rate], -rate))
+        return self._best(self.grid(rows), rows)
+
+    def _best(self, rates: Sequence[float], rows: Rows) -> float | None:
+        runs = {rate: self.runs(rate) for rate in rates}
+        if any(run.key not in rows for found in runs.values() for run in found):
+            return None
+        scores = {rate: sum(rows[r.key]["score"] for r in found) for rate, found in runs.items()}
+        return max(scores, key=lambda rate: (scores[rate], -rate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,15 +237,14 @@ class Experiment:
         """The seeds of the cases."""
         return range(self.first, self.first + self.seeds)
 
-    @property
-    def n_runs(self) -> int:
-        """Runs of cases and of tunings."""
-        tuned = sum(len(tuning.all_runs) for tuning in self.tunings)
+    def n_runs(self, rows: Rows) -> int:
+        """Return the number of runs of cases and of tunings, whose grids may grow."""
+        tuned = sum(len(tuning.known_runs(rows)) for tuning in self.tunings)
         return tuned + self.seeds * len(self.cases)
 
     def known_runs(self, rows: Rows) -> list[Run]:
         """Return the runs that can be named: tunings first, then a seed of every case in turn."""
-        tuned = [run for tuning in self.tunings for run in tuning.all_runs]
+        tuned = [run for tuning in self.tunings for run in tuning.known_runs(rows)]
         runs = (case.run(seed, rows) for seed in self.all_seeds for case in self.cases)
         return tuned + [run for run in runs if run is not None]
 

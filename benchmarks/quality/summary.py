@@ -40,7 +40,7 @@ def tunings(experiments: Sequence[Experiment], rows: Rows) -> list[Record]:
     return [
         _tuning(tuning, found, rows)
         for tuning, found in users.items()
-        if any(run.key in rows for run in tuning.all_runs)
+        if any(run.key in rows for run in tuning.known_runs(rows))
     ]
 
 
@@ -126,7 +126,7 @@ def _chosen(case: Case, rows: Rows) -> Record:
     if case.recipe.lr is not None or case.tuning is None:
         return {"lr": case.recipe.lr, "at_edge": None}
     lr = case.tuning.chosen(rows)
-    return {"lr": lr, "at_edge": _at_edge(case.tuning, lr)}
+    return {"lr": lr, "at_edge": _at_edge(case.tuning.grid(rows), lr)}
 
 
 def _method(case: Case, experiment: Experiment) -> str:
@@ -182,15 +182,15 @@ def _difference(pairs: Sequence[float]) -> Record:
     }
 
 
-def _at_edge(tuning: Tuning, lr: float | None) -> bool | None:
+def _at_edge(rates: Sequence[float], lr: float | None) -> bool | None:
     """Return whether a better rate may lie outside of the grid; None where there is no choice."""
-    if lr is None or len(tuning.rates) < 2:
+    if lr is None or len(rates) < 2:
         return None
-    return lr in (min(tuning.rates), max(tuning.rates))
+    return lr in (rates[0], rates[-1])
 
 
 def _tuning(tuning: Tuning, users: Sequence[tuple[str, str]], rows: Rows) -> Record:
-    runs = {rate: tuning.runs(rate) for rate in tuning.rates}
+    runs = {rate: tuning.runs(rate) for rate in tuning.grid(rows)}
     done = {rate: [rows[r.key] for r in runs[rate] if r.key in rows] for rate in runs}
     first = next(row for found in done.values() for row in found)
     chosen = tuning.chosen(rows)
@@ -205,7 +205,7 @@ def _tuning(tuning: Tuning, users: Sequence[tuple[str, str]], rows: Rows) -> Rec
         "seeds": len(tuning.seeds),
         "rates": [_rate(rate, found, len(runs[rate])) for rate, found in done.items()],
         "chosen": chosen,
-        "at_edge": _at_edge(tuning, chosen),
+        "at_edge": _at_edge(tuning.grid(rows), chosen),
         "experiments": list(dict.fromkeys(name for name, _ in users)),
         "arms": list(dict.fromkeys(arm for _, arm in users)),
         "minutes": minutes([row for found in done.values() for row in found]),

@@ -167,7 +167,8 @@ def _tunings(tunings: Sequence[Record]) -> Section:
     ]
     note = (
         "Each rate's mean score on validation data, over seeds that no compared run has. The best "
-        "rate is used, the lower one of equals. At edge: a better rate may lie outside of the grid."
+        "rate is used, the lower one of equals; while it is at an edge, the grid grows. At edge: "
+        "it may not grow further."
     )
     return Section("Learning rates", note, _TUNING, rows)
 

@@ -6,9 +6,13 @@ from typing import Any
 
 from benchmarks.quality.spec import Build, Case, Recipe, Tuning, npas_build, options
 
-#: Learning rates that every method is given; in doubt the lower one.
+#: Learning rates that every method is given, and those that follow while the best is at an edge.
 SGD = (0.2, 0.5, 1.2)
 ADAMW = (1e-3, 3e-3, 1e-2)
+_WIDER = {
+    "sgd": (0.03, 0.08, *SGD, 3.0, 8.0),
+    "adamw": (1e-4, 3e-4, *ADAMW, 3e-2, 0.1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +21,7 @@ class Setting:
 
     Attributes:
         recipe: without a learning rate.
-        rates: the grid of every tuning.
+        rates: the grid of every tuning, as it begins.
         tuned_on: a shorter recipe that the rates are chosen on; None for the recipe itself.
     """
 
@@ -55,7 +59,8 @@ class Setting:
         return self._tuning(Build(method, representative(budget)))
 
     def _tuning(self, build: Build) -> Tuning:
-        return Tuning(build, self.tuned_on or self.recipe, self.rates)
+        recipe = self.tuned_on or self.recipe
+        return Tuning(build, recipe, self.rates, wider=_WIDER[recipe.optimizer])
 
 
 #: Highest share of a range of budgets, and the budget that its learning rates are chosen at.

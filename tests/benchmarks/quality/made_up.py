@@ -90,7 +90,7 @@ def tuned(best: float) -> tuple[Experiment, dict[str, dict[str, Any]]]:
     made = Experiment("tuning/10%", "Tuning", "A note.", cases, "fixed", seeds=2)
     rows = {
         run.key: row(run, 0.6 if run.recipe.lr == best else 0.5, diverged=run.recipe.lr == 1.0)
-        for run in tuning.all_runs
+        for run in tuning.known_runs({})
     }
     for case in cases:
         for seed in made.all_seeds:

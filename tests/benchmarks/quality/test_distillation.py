@@ -318,4 +318,4 @@ def test_experiments_have_the_papers_arms_and_run_quickly() -> None:
     tiny = replace(quick(experiment), seeds=1)
     while runs := missing([tiny], rows):
         rows[runs[0].key] = train(runs[0], NOWHERE)
-    assert tiny.n_done(rows) == tiny.n_runs == 2 + 6
+    assert tiny.n_done(rows) == tiny.n_runs(rows) == 2 + 6

@@ -225,5 +225,5 @@ def test_experiments_have_the_papers_arms_and_run_quickly() -> None:
         tiny = replace(quick(experiment), seeds=1)
         while runs := missing([tiny], rows):
             rows[runs[0].key] = train(runs[0], NOWHERE)
-        assert tiny.n_done(rows) == tiny.n_runs == 2 + 5
+        assert tiny.n_done(rows) == tiny.n_runs(rows) == 2 + 5
     assert len(rows) == 2 + 3 + 2 * 2  # arms that are not pruned are run once

@@ -116,7 +116,6 @@ def test_the_rate_of_a_case_is_chosen_on_validation_data_alone() -> None:
         for run, score in zip(TUNING.runs(rate), found, strict=True):
             assert run.part == "validation" and run.seed >= 1000
             rows[run.key] = fake_row(run, score)
-    assert TUNING.scores(rows) == {0.1: 0.5, 0.3: pytest.approx(0.6)}
     chosen = EXPERIMENT.cases[0].run(0, rows)
     assert chosen is not None
     assert (chosen.recipe.lr, chosen.part, chosen.seed) == (0.3, "test", 0)
@@ -127,16 +126,39 @@ def test_the_rate_of_a_case_is_chosen_on_validation_data_alone() -> None:
 
 
 def test_of_equal_rates_the_lower_one_is_chosen() -> None:
-    rows = {run.key: fake_row(run, 0.5) for run in TUNING.all_runs}
+    rows = {run.key: fake_row(run, 0.5) for run in TUNING.known_runs({})}
     assert TUNING.chosen(rows) == 0.1
+
+
+def test_a_grid_grows_while_its_best_rate_is_at_an_edge() -> None:
+    wide = replace(TUNING, wider=(0.03, *TUNING.rates, 1.0, 3.0))
+    rows: dict[str, Any] = {}
+
+    def score(rate: float, value: float) -> None:
+        rows.update((run.key, fake_row(run, value)) for run in wide.runs(rate))
+
+    score(0.1, 0.5)
+    score(0.3, 0.6)
+    assert wide.grid(rows) == (0.1, 0.3, 1.0)
+    assert wide.chosen(rows) is None  # before the rate beyond the edge is judged
+    score(1.0, 0.7)
+    assert wide.grid(rows) == (0.1, 0.3, 1.0, 3.0)
+    score(3.0, 0.2)
+    assert wide.grid(rows) == (0.1, 0.3, 1.0, 3.0) and wide.chosen(rows) == 1.0
+    score(3.0, 0.8)  # nothing is allowed beyond
+    assert wide.chosen(rows) == 3.0
+    score(0.1, 0.9)
+    assert wide.grid(rows) == (0.03, 0.1, 0.3) and wide.chosen(rows) is None
+    score(0.03, 0.1)
+    assert wide.grid(rows) == (0.03, 0.1, 0.3) and wide.chosen(rows) == 0.1
 
 
 def test_runs_that_tune_come_first_and_then_a_seed_of_every_case() -> None:
     rows: dict[str, Any] = {}
     due = missing([EXPERIMENT], rows)
     assert [run.part for run in due] == ["validation"] * 4 + ["test"] * 2
-    assert EXPERIMENT.n_runs == 8
-    rows |= {run.key: fake_row(run) for run in TUNING.all_runs}
+    assert EXPERIMENT.n_runs({}) == 8
+    rows |= {run.key: fake_row(run) for run in TUNING.known_runs({})}
     due = missing([EXPERIMENT], rows)
     assert [(run.seed, run.build.method) for run in due] == [
         (0, "dense"),
@@ -207,17 +229,17 @@ def test_rows_of_other_code_are_refused_unless_asked_for(fake: list[Run], tmp_pa
 
 
 def test_tuning_may_be_of_other_code(fake: list[Run], tmp_path: Path) -> None:
-    rows = {run.key: fake_row(run, code="old") for run in TUNING.all_runs}
+    rows = {run.key: fake_row(run, code="old") for run in TUNING.known_runs({})}
     run_missing([EXPERIMENT], rows, tmp_path / "rows", NOWHERE, 1, silent)
     assert len(fake) == 4
 
 
 def test_forgotten_rows_are_run_again(tmp_path: Path) -> None:
     kept = tmp_path / "rows"
-    for run in TUNING.all_runs:
+    for run in TUNING.known_runs({}):
         store.append_row(kept, fake_row(run))
-    store.forget(kept, {TUNING.all_runs[0].key})
-    assert set(store.read_rows(kept)) == {run.key for run in TUNING.all_runs[1:]}
+    store.forget(kept, {TUNING.known_runs({})[0].key})
+    assert set(store.read_rows(kept)) == {run.key for run in TUNING.known_runs({})[1:]}
     store.forget(tmp_path / "absent", {"a"})
     assert not (tmp_path / "absent").exists()
 
@@ -339,7 +361,7 @@ def test_quick_experiments_take_one_tuning_and_two_seeds() -> None:
     for e in EXPERIMENTS:
         tiny = quick(e)
         assert tiny.name == e.name and [c.arm for c in tiny.cases] == [c.arm for c in e.cases]
-        assert tiny.n_runs <= 2 * len(e.cases) + 2
+        assert tiny.n_runs({}) <= 2 * len(e.cases) + 2
 
 
 def test_missing_data_say_how_to_get_them(tmp_path: Path) -> None:
