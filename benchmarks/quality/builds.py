@@ -1,7 +1,7 @@
 """From a dense network to what is trained: as it is, compiled by npas, or as a peer has it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -14,6 +14,7 @@ from benchmarks.learning.starts import STARTS, restart
 from benchmarks.networks.spec import Network
 from benchmarks.peers import PEERS, peer
 from benchmarks.peers.base import n_params
+from benchmarks.quality import bank_sizes
 from benchmarks.quality.groups import PATTERNS
 from benchmarks.quality.optimizers import OPTIMIZERS, one_cycle
 from benchmarks.quality.spec import Build, Recipe
@@ -91,6 +92,7 @@ def _npas(job: Job) -> Built:
     start = how.pop("start", "default")
     assert start in STARTS, start
     variant, templates = how.pop("variant", None), how.pop("room", None)
+    tilt, by_value = how.pop("tilt", None), how.pop("by_value", False)
     model = job.dense()
     groups, search_s = how.pop("groups", "auto"), 0.0
     if groups in PATTERNS:
@@ -104,11 +106,18 @@ def _npas(job: Job) -> Built:
         plan = npas.plan(model, job.build.budget, groups=groups, seed=job.seed, **how)
     if variant is not None:
         plan = VARIANTS[variant](plan)
+    if tilt is not None:
+        plan = bank_sizes.tilted(plan, tilt)
+    if by_value:
+        begun = time.process_time()
+        plan = bank_sizes.by_value(plan, _squared_gradients(job))
+        search_s += time.process_time() - begun
     torch.manual_seed(10_000 + job.seed)
     module = npas.compile(model, plan=plan)
     if start != "default":
         restart(module, start, job.seed)
-    banks = {bank.name: bank.layers for bank in plan.banks} if search_s else None
+    searched = str(job.how.get("groups")).startswith("search-")
+    banks = {bank.name: bank.layers for bank in plan.banks} if searched else None
     return Built(module, len(plan.banks), search_s, banks)
 
 
@@ -137,19 +146,50 @@ def in_params(network: Network, budget: str) -> int:
     return npas.plan(model, "largest", groups="single").n_params if found is None else found
 
 
-def _search(model: nn.Module, job: Job, groups: str, n_banks: int) -> npas.Mapping:
+def _first_batches(job: Job) -> tuple[int, Iterator[Any]]:
+    """Return how many steps come before training, and the batches of training they take."""
+    recipe, task = job.recipe, job.task
+    n_steps = max(1, int(SEARCH_SHARE * recipe.epochs * (task.n_train // recipe.batch)))
+    epochs = (task.batches(job.seed, epoch, recipe.batch) for epoch in range(recipe.epochs))
+    return n_steps, islice(chain.from_iterable(epochs), n_steps)
+
+
+def _squared_gradients(job: Job) -> dict[str, float]:
+    """Return parameter -> sum of its squared gradients, over the dense network's first steps."""
+    recipe = job.recipe
+    assert recipe.lr is not None
+    n_steps, batches = _first_batches(job)
+    model = job.dense()
+    optimizer = OPTIMIZERS[recipe.optimizer](
+        npas.param_groups(model, recipe.weight_decay), recipe.lr
+    )
+    schedule = one_cycle(optimizer, n_steps)
+    named = dict(model.named_parameters())
+    found = dict.fromkeys(named, 0.0)
+    for batch in batches:
+        optimizer.zero_grad()
+        job.task.loss(model, batch).backward()
+        for name, parameter in named.items():
+            if parameter.grad is not None:
+                found[name] += float(parameter.grad.square().sum())
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def _search(model: nn.Module, job: Job, groups: str, n_banks: int | str) -> npas.Mapping:
     """Return a learned mapping, searched on the first batches of training, as it trains.
 
     Args:
         model: the dense network.
         job: has the data and the recipe.
         groups: ``"search-METHOD"``, and ``"-orthogonal"`` where it starts as the paper's does.
-        n_banks: how many groups.
+        n_banks: how many groups; ``"auto"`` for the most stable number.
     """
     recipe, task = job.recipe, job.task
     assert recipe.lr is not None
     rate = recipe.lr
-    n_steps = max(1, int(SEARCH_SHARE * recipe.epochs * (task.n_train // recipe.batch)))
+    n_steps, batches = _first_batches(job)
     schedules = []
 
     def optimizer(parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -157,11 +197,10 @@ def _search(model: nn.Module, job: Job, groups: str, n_banks: int) -> npas.Mappi
         schedules.append(one_cycle(made, n_steps))
         return made
 
-    epochs = (task.batches(job.seed, epoch, recipe.batch) for epoch in range(recipe.epochs))
     _, method, *start = groups.split("-")
     return npas.search(
         model,
-        islice(chain.from_iterable(epochs), n_steps),
+        batches,
         task.loss,
         groups=n_banks,
         method=method,
@@ -170,5 +209,6 @@ def _search(model: nn.Module, job: Job, groups: str, n_banks: int) -> npas.Mappi
         optimizer=optimizer,
         callbacks=[lambda _: schedules[0].step()],
         seed=job.seed,
+        budget=job.build.budget if n_banks == "auto" else None,
         progress=False,
     )

@@ -21,6 +21,7 @@ from benchmarks.quality.spec import Recipe, Run
 from benchmarks.quality.tasks import Task, task
 from benchmarks.runner import environment
 from benchmarks.sources import Sources
+from npas.bank import Bank
 
 ROOT = Path(__file__).parents[2]
 #: What decides the outcome of a run. Tasks are taken together: they read and describe their data
@@ -30,6 +31,7 @@ SOURCES = (
     *(f"benchmarks/{name}.py" for name in ("data", "emoji", "images", "sources", "text")),
     *("benchmarks/learning/starts.py", "benchmarks/quality/tasks/*.py"),
     *("benchmarks/quality/*networks.py", "benchmarks/quality/builds.py"),
+    "benchmarks/quality/bank_sizes.py",
     *("benchmarks/quality/groups.py", "benchmarks/quality/optimizers.py"),
     *("benchmarks/quality/train.py", "benchmarks/quality/variants.py"),
 )
@@ -62,7 +64,9 @@ def train(run: Run, sources: Sources) -> dict[str, Any]:
     alone, so that the runs of a seed are paired. A run whose loss stops being a number has a score
     of 0 and is marked as diverged. Times are of the process, not of the clock.
 
-    The recipe's option ``distil`` puts a teacher beside the task's loss, and ``prune`` takes
+    The recipe's options: ``recalibrate``, see there; ``sharing_power``, of `npas.param_groups`;
+    ``hold_coefficients``, the share of steps at the start in which coefficients stay as they are;
+    ``distil`` puts a teacher beside the task's loss, and ``prune`` takes
     filters out of what was trained and trains on (`distil`, `prune`). Their fields are in the row.
 
     Raises:
@@ -124,6 +128,8 @@ def fit(module: nn.Module, recipe: Recipe, data: Task, seed: int) -> tuple[list[
     schedule = one_cycle(optimizer, recipe.epochs * (data.n_train // recipe.batch))
     losses: list[float] = []
     module.train()
+    held = _coefficients(module)
+    n_held = int(how.get("hold_coefficients", 0.0) * schedule.total_steps)
     torch.manual_seed(20_000 + seed)  # of dropout
     for epoch in range(recipe.epochs):
         values: list[Tensor] = []
@@ -131,6 +137,9 @@ def fit(module: nn.Module, recipe: Recipe, data: Task, seed: int) -> tuple[list[
             loss = data.loss(module, batch)
             optimizer.zero_grad()
             loss.backward()
+            if schedule.last_epoch < n_held:
+                for parameter in held:
+                    parameter.grad = None
             optimizer.step()
             schedule.step()
             values.append(loss.detach())
@@ -139,6 +148,17 @@ def fit(module: nn.Module, recipe: Recipe, data: Task, seed: int) -> tuple[list[
             return losses, True
         losses.append(round(mean, 5))
     return losses, False
+
+
+def _coefficients(module: nn.Module) -> list[nn.Parameter]:
+    """Return what combines a compiled module's templates: all of its banks' but theta."""
+    return [
+        parameter
+        for bank in module.modules()
+        if isinstance(bank, Bank)
+        for name, parameter in bank.named_parameters(recurse=False)
+        if name in ("alpha", "phi", "projection")
+    ]
 
 
 @torch.no_grad()

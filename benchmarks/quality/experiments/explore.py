@@ -1,6 +1,7 @@
 """What may be better than the paper's recipe, tried on seeds that no confirmation uses."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from benchmarks.quality.experiments.settings import (
     FASHION,
@@ -78,6 +79,30 @@ def _text(setting: Setting, budget: str) -> tuple[Case, ...]:
     )
 
 
+def _beyond(setting: Setting, budget: str) -> tuple[Case, ...]:
+    learned = {"groups": "search-emb-orthogonal", "n_banks": 4, "downsample": "emb", "k": 4}
+    stages = {"groups": "stages"}
+    sized = (
+        setting.npas("stages, the first three times the last", budget, tilt=1 / 3, **stages),
+        setting.npas("stages, the last three times the first", budget, tilt=3.0, **stages),
+        setting.npas("stages, by marginal value", budget, by_value=True, **stages),
+    )
+    stable = {"groups": "search-wavg", "n_banks": "auto"}
+    half_rate = setting.with_options(sharing_power=0.5)
+    held = setting.with_options(hold_coefficients=0.2)
+    return (
+        setting.npas(PAPER, budget, **learned),
+        setting.npas("defaults", budget),
+        setting.npas("stages", budget, **stages),
+        *(replace(case, against="stages") for case in sized),
+        setting.npas("learned, WAvg, most stable number", budget, **stable),
+        setting.npas("K = 2", budget, k=2),
+        setting.npas("K = 8", budget, k=8),
+        half_rate.npas("rates fall with the root of the sharing", budget),
+        held.npas("coefficients held for a fifth of the steps", budget),
+    )
+
+
 _Candidates = Callable[[Setting, str], tuple[Case, ...]]
 
 
@@ -89,7 +114,8 @@ def _experiment(
         f"Candidates: {what} at {budget}",
         "Differences are explored here, and confirmed or not on other seeds. Whole: of its own, "
         "and all of its parameters. Room: a bank holds its largest layer so often; where it is not "
-        "said, once.",
+        "said, once. Stages: a bank for each, of which those that are given other sizes than their "
+        "layers' are compared with it.",
         candidates(setting, budget),
         "defaults",
         also=PAPER,
@@ -106,4 +132,6 @@ EXPERIMENTS = (
     _experiment("cifar10", WRN28, "50%", "CIFAR-10, WRN-28-1", _full, 50),
     _experiment("fashion-mnist", FASHION, "10%", "Fashion-MNIST, WRN-16-1", _low, 20),
     _experiment("cifar10-small", WRN16_SHORT, "4%", "CIFAR-10, WRN-16-1", _low, 30),
+    _experiment("cifar10-small", WRN16_SHORT, "25%", "CIFAR-10, WRN-16-1", _beyond, 35),
+    _experiment("fashion-mnist", FASHION, "25%", "Fashion-MNIST, WRN-16-1", _beyond, 30),
 )

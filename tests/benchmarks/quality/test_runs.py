@@ -32,6 +32,7 @@ from benchmarks.quality.spec import (
     Tuning,
     missing,
     npas_build,
+    options,
 )
 from benchmarks.quality.tasks import TASKS, task
 from benchmarks.sources import Sources
@@ -272,6 +273,23 @@ def test_a_run_that_diverges_is_recorded() -> None:
     row = train.train(Run(Build(), replace(TINY, lr=1e12, epochs=2), 0, "test"), NOWHERE)
     assert row["diverged"] and row["score"] == 0.0
     assert "diverged" in runs.describe(row)
+
+
+def test_coefficients_are_held_for_a_share_of_the_steps() -> None:
+    data = task(TINY.task, NOWHERE)
+
+    def moved(share: float) -> list[bool]:
+        recipe = replace(TINY, how=options(hold_coefficients=share))
+        module = build(Job(network(TINY.network), npas_build("90%"), recipe, data, 0)).module
+        before = {name: p.detach().clone() for name, p in module.named_parameters()}
+        train.fit(module, recipe, data, 0)
+        combining = [name for name in before if name.endswith(".alpha")]
+        others = before.keys() - set(combining)
+        after = dict(module.named_parameters())
+        assert combining and any(not torch.equal(after[name], before[name]) for name in others)
+        return [not torch.equal(after[name], before[name]) for name in combining]
+
+    assert all(moved(0.0)) and all(moved(0.5)) and not any(moved(1.0))
 
 
 def test_recalibrated_norms_have_the_statistics_of_the_final_weights() -> None:
