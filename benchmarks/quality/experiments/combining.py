@@ -1,6 +1,6 @@
 """How templates are combined, with one bank as large as the largest layer (Tables 5 and 8)."""
 
-from benchmarks.quality.experiments.settings import FASHION, GLOSS, WRN16, Setting
+from benchmarks.quality.experiments.settings import EMBNET, FASHION, GLOSS, WRN16, Setting
 from benchmarks.quality.spec import Case, Experiment, Printed
 
 _PAPER = ("CIFAR-10", "CIFAR-100")
@@ -35,6 +35,13 @@ EXPERIMENTS = (
         "WRN-16-1 on grey images, 10,000 of them at 14x14, 8 epochs.",
         FASHION,
         20,
+    ),
+    _experiment(
+        "embnet",
+        "retrieval with EmbNet on emoji",
+        "EmbNet (924k parameters), 10 epochs.",
+        EMBNET,
+        12,
     ),
     _experiment(
         "gloss",
