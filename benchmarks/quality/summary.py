@@ -5,7 +5,7 @@ All values are JSON values: what is not known is None, and seeds are text where 
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -108,6 +108,10 @@ def _arm(case: Case, experiment: Experiment, found: dict[int, Row]) -> Record:
         "budget": case.build.budget,
         "params": fmean(row["n_params"] for row in found.values()),
         "banks": fmean(row["n_banks"] or 0 for row in found.values()),
+        **{
+            name: _mean_of(name, found.values())
+            for name in ("params_left", "macs", "teacher_score")
+        },
         "seeds": len(found),
         "asked": experiment.seeds,
         "mean": mean,
@@ -119,6 +123,12 @@ def _arm(case: Case, experiment: Experiment, found: dict[int, Row]) -> Record:
         "printed": numbers,
         "minutes": minutes(list(found.values())),
     }
+
+
+def _mean_of(name: str, found: Iterable[Row]) -> float | None:
+    """Return the mean of a field that rows of some kinds have."""
+    values = [row[name] for row in found if name in row]
+    return fmean(values) if values else None
 
 
 def _chosen(case: Case, rows: Rows) -> Record:

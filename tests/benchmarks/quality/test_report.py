@@ -66,6 +66,20 @@ def test_what_is_the_same_is_said_once_and_what_is_empty_is_left_out() -> None:
     assert lines[3].startswith("| Emb | 2 | 73.00 ± 1.87 | +1.80 ± ")
 
 
+def test_what_pruning_leaves_and_what_a_teacher_knows_have_columns() -> None:
+    made = experiment()
+    rows = rows_of(made, SCORES)
+    for one in rows.values():
+        if one["build"]["method"] == "reduced":
+            one |= {"params_left": 5_000 + one["seed"], "macs": 2_500_000, "teacher_score": 0.75}
+    section = tables.sections([made], rows)[made.name]
+    heads = [column.head for column in section.columns]
+    assert heads[1:4] == ["parameters tested", "MACs tested, M", "teacher, %"]
+    lines = table_lines(section)
+    assert lines[2].startswith("| reduced | 5,002 | 2.50 | 75.00 |")
+    assert lines[3].startswith("| Emb | - | - | - |")
+
+
 def test_ranks_over_the_tasks_of_a_family() -> None:
     one, rows = on_task("one", SCORES)
     low = {arm: [1 - score for score in scores] for arm, scores in SCORES.items()}
