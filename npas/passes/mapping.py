@@ -21,8 +21,9 @@ from npas.passes.collect import WeightOp
 # The paper's best number of groups at a low budget (Table 12, 4M parameters: 21.31 error).
 _DEFAULT_BANKS = 4
 _STARTS: Any = 4
-#: Templates of each of its layers that a bank of ``"auto"`` has room for, where that can be.
-ROOM = 1
+#: Templates of its largest layer that a bank of ``"auto"`` has room for, where one bank for all
+#: layers would have it: as many as a layer combines by default.
+ROOM = 4
 # Roles beyond these are one; a model in which every layer has its own has no roles.
 _MOST_ROLES = 64
 
@@ -167,10 +168,10 @@ def _auto(request: MapRequest) -> _Clusters:
     """Cluster by k-means over shape, kind, depth and role: as many banks as possible.
 
     A bank gets parameters in proportion to its layers, so a layer is upsampled where it is larger
-    than the bank's share of its layers. Appendix C found that this is what hurts: clusters in
-    which it happens, and need not, are merged with the nearest one. Where a layer just fits, its
-    bank has a single template for it, and layers of one size have the same weight; whether that
-    hurts as much is being measured (`ROOM`, docs/findings.md).
+    than the bank's share of its layers. Appendix C found that this hurts. Where a layer just fits,
+    its bank has a single template for it, and all layers of that size have the same weight, which
+    hurts as well (docs/findings.md). So clusters in which a layer has less room than for `ROOM`
+    templates, and need not, are merged with the nearest one.
     """
     weights = request.weights
     share = request.share

@@ -11,7 +11,7 @@ from torch import nn
 
 from npas.errors import NpasError, NpasWarning
 from npas.mapping import Learned, Mapping
-from npas.passes.mapping import kmeans, merge_starved
+from npas.passes.mapping import ROOM, kmeans, merge_starved
 from npas.searching.bank import SearchBank
 
 # Starts of k-means, of which the best is taken, and seeds that the number of groups is judged by.
@@ -121,8 +121,8 @@ def choose(layers: Layers, share: float, seed: int) -> tuple[np.ndarray, float]:
     # More groups than half of the layers leave most layers alone: that is groups="own".
     most = max(2, len(layers.names) // 2)
     if share < 1:
-        # A bank needs at least 1 / share layers to hold its largest.
-        most = max(1, min(most, int(share * len(layers.names))))
+        # A bank needs at least ROOM / share layers to hold its largest so often.
+        most = max(1, min(most, int(share / ROOM * len(layers.names))))
     best, stability, score = clusters(1, 0, 1), 1.0, (-1.0, -1.0)
     for n_groups in _tried(min(most, len(layers.names))):
         runs = [clusters(n_groups, offset, 1) for offset in range(N_SEEDS)]

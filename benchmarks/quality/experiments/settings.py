@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.quality.spec import Build, Case, Recipe, Tuning, npas_build, options
+from benchmarks.quality.spec import Build, Case, Options, Recipe, Tuning, npas_build, options
 
 #: Learning rates that every method is given, and those that follow while the best is at an edge.
 SGD = (0.2, 0.5, 1.2)
@@ -23,11 +23,13 @@ class Setting:
         recipe: without a learning rate.
         rates: the grid of every tuning, as it begins.
         tuned_on: a shorter recipe that the rates are chosen on; None for the recipe itself.
+        tuned_with: options of the npas build that the rates of compiled networks are chosen with.
     """
 
     recipe: Recipe
     rates: tuple[float, ...] = SGD
     tuned_on: Recipe | None = None
+    tuned_with: Options = ()
 
     def dense(self, arm: str = "dense") -> Case:
         """Return the case of the network as it is."""
@@ -56,7 +58,8 @@ class Setting:
 
     def _like(self, method: str, budget: str) -> Tuning:
         """Return the tuning of a method: for every range of budgets one, at a budget within."""
-        return self._tuning(Build(method, representative(budget)))
+        how = self.tuned_with if method == "npas" else ()
+        return self._tuning(Build(method, representative(budget), how))
 
     def _tuning(self, build: Build) -> Tuning:
         recipe = self.tuned_on or self.recipe
@@ -89,6 +92,7 @@ _TEXT = {"epochs": 5, "optimizer": "adamw", "weight_decay": 0.01}
 GLOSS = Setting(Recipe("gloss", "encoder-6x80-gloss", **_TEXT), ADAMW)
 GLOSS_DEEP = Setting(Recipe("gloss", "encoder-12x64-gloss", **_TEXT), ADAMW)
 MOVIES = Setting(Recipe("vader-movie", "encoder-6x80-vader", **_TEXT), ADAMW)
+TWEETS = Setting(Recipe("vader-tweets", "encoder-4x96-vader", batch=32, **_TEXT), ADAMW)
 _PAIRS = {"optimizer": "adamw", "weight_decay": 1e-3}
 EMBNET = Setting(Recipe("emoji-embnet", "emoji-embnet", 10, **_PAIRS), ADAMW)
 ADAPT = Setting(Recipe("emoji-adapt", "emoji-adapt", 4, batch=32, **_PAIRS), ADAMW)
