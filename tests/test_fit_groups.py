@@ -96,8 +96,9 @@ def test_it_beats_the_mappings_that_do_not_look() -> None:
         fit = npas.report(npas.fit(model, "75%", groups=groups)).fit
         assert fit is not None
         errors[groups] = fit.total.relative
-    # One bank comes near: the fit itself gives up the largest layers, but keeps none exactly.
-    assert errors["fit"] < min(errors["single"], 0.8 * errors["auto"], 0.8 * errors["own"])
+    # One bank, which is what "auto" makes here, comes near: the fit itself gives up the largest
+    # layers, but keeps none exactly.
+    assert errors["fit"] < min(errors["single"], errors["auto"], 0.8 * errors["own"])
 
 
 def test_the_same_weights_give_the_same_plan_and_other_weights_another() -> None:

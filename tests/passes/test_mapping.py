@@ -243,23 +243,21 @@ def test_auto_is_own_where_everything_fits(share: float) -> None:
     assert map_layers("auto", asked).banks == map_layers("own", asked).banks
 
 
-def test_auto_on_a_plan_upsamples_nothing_that_fits() -> None:
-    model = mlp(*[32] * 12)
-    plan = npas.plan(model, "30%")
-    assert len(plan.banks) > 1
-    assert all(layer.k >= 1 for layer in plan.layers)
-
-
 @pytest.mark.parametrize("budget", ["15%", "25%", "50%", "75%"])
-def test_room_for_two_gives_layers_of_one_size_different_weights(
-    budget: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("npas.passes.mapping.ROOM", 2)
-    # One bank for all would hold each of these layers twice or more at all of these budgets.
+def test_auto_has_room_for_the_templates_of_every_layer(budget: str) -> None:
+    # One bank for all would hold each of these layers four times or more at all of these budgets.
     model = mlp(*[32] * 40)
-    assert twins(npas.plan(model, budget)) == 0
+    plan = npas.plan(model, budget)
+    assert all(bank.size >= 4 * 32 * 32 for bank in plan.banks)
+    assert twins(plan) == 0
+    assert all(layer.k >= 1 for layer in plan.layers)
     # The check can fail: banks that hold their layers once tie them.
     assert twins(npas.plan(model, "15%", n_banks=3)) > 0
+
+
+def test_auto_makes_more_banks_where_there_is_room_for_them() -> None:
+    plan = npas.plan(mlp(*[32] * 40), "50%")
+    assert len(plan.banks) > 1
 
 
 @pytest.mark.parametrize("n_banks", [1, 2, 5, 7])

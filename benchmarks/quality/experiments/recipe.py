@@ -2,6 +2,7 @@
 
 from benchmarks.quality.experiments.explore import PAPER, TIGHT
 from benchmarks.quality.experiments.settings import (
+    EFFICIENTNET,
     EMBNET,
     FASHION,
     GLOSS,
@@ -55,6 +56,7 @@ EXPERIMENTS = (
     _experiment("cifar10 50%", "CIFAR-10, WRN-28-1", WRN28, 25, tight=True),
     _experiment("fashion-mnist 50%", "Fashion-MNIST, WRN-16-1", FASHION, 12, tight=True),
     _experiment("fashion-mnist 10%", "Fashion-MNIST, WRN-16-1", FASHION, 9),
+    _experiment("efficientnet 50%", "CIFAR-10, an EfficientNet", EFFICIENTNET, 30, tight=True),
     _experiment("tweets 50%", "sentiment of tweets, an encoder", TWEETS, 12, tight=True),
     _experiment("embnet 6.9%", "retrieval with EmbNet on emoji", EMBNET, 4),
     _experiment("simnet 15.6%", "grounding with SimNet on emoji", SIMNET, 5),
