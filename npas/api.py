@@ -74,7 +74,7 @@ def plan(
             large as a layer; or ``"fit"``, for pretrained weights, which it reads: layers whose
             weights count most keep them, the others share.
         n_banks: number of banks for ``"auto"`` and ``"random"``; by default as many as possible
-            without a layer being upsampled that need not be (Appendix C).
+            with room for four templates of each layer, where one bank for all would have it.
         k: most templates a layer may have; by default 4, growing with the budget, and with
             ``"soft_sharing"`` and ``"albert"`` as many as layers share.
         downsample: ``"wavg"`` or ``"emb"`` (3.1.1), or the baselines ``"avg"``, ``"rr"`` (B.2).
