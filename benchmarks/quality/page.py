@@ -69,8 +69,9 @@ def page(experiments: Sequence[Experiment], rows: Rows) -> str:
         for e in done:
             if family(e.name) == name:
                 lines += _part(e, records[e.name], sections[e.name], rows)
-        if tables.ranks_of(name) in sections:
-            lines += _table(sections[tables.ranks_of(name)], tables.ranks_of(name))
+        for title in (tables.ranks_of(name), tables.overall_of(name)):
+            if title in sections:
+                lines += _table(sections[title], title)
     if tables.TUNINGS in sections:
         lines += _table(sections[tables.TUNINGS], tables.TUNINGS, "##")
     waiting = [e for e in experiments if e not in done]

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.quality import summary
 from benchmarks.quality.cells import family, p_value, points, signed, spread, yes
+from benchmarks.quality.overall import overall
 from benchmarks.quality.ranks import ranks
 from benchmarks.quality.spec import Experiment, Rows
 from benchmarks.tables import Column, Section, count
@@ -20,7 +21,7 @@ TUNINGS = "tunings"
 
 
 def sections(experiments: Sequence[Experiment], rows: Rows) -> dict[str, Section]:
-    """Return the tables by name: those of a family's experiments, then its ranks; last, tunings.
+    """Return the tables by name: those of a family's experiments, then its own; last, tunings.
 
     What has no finished run has no table.
     """
@@ -31,9 +32,13 @@ def sections(experiments: Sequence[Experiment], rows: Rows) -> dict[str, Section
             own = [r for r in records if r["experiment"] == experiment.name]
             if own:
                 found[experiment.name] = table(experiment, own)
-        ranked = ranks(name, [r for r in records if family(r["experiment"]) == name])
-        if ranked is not None:
-            found[ranks_of(name)] = ranked
+        together = [r for r in records if family(r["experiment"]) == name]
+        for title, section in (
+            (ranks_of(name), ranks(name, together)),
+            (overall_of(name), overall(name, together)),
+        ):
+            if section is not None:
+                found[title] = section
     tunings = summary.tunings(experiments, rows)
     if tunings:
         found[TUNINGS] = _tunings(tunings)
@@ -43,6 +48,11 @@ def sections(experiments: Sequence[Experiment], rows: Rows) -> dict[str, Section
 def ranks_of(name: str) -> str:
     """Return the name of a family's table of ranks."""
     return f"{name}: ranks"
+
+
+def overall_of(name: str) -> str:
+    """Return the name of a family's table of comparisons over its experiments."""
+    return f"{name}: over experiments"
 
 
 #: Said in the note where all arms have the same.

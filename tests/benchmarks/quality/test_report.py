@@ -86,7 +86,10 @@ def test_ranks_over_the_tasks_of_a_family() -> None:
     two, more = on_task("two", SCORES | {"more": (0.9, 0.9)})
     three, most = on_task("three", low)
     found = tables.sections([one, two, three], rows | more | most)
-    assert list(found) == ["family/one", "family/two", "family/three", "family: ranks"]
+    assert list(found) == [
+        *("family/one", "family/two", "family/three"),
+        *("family: ranks", "family: over experiments"),
+    ]
     ranked = {r["variant"]: r for r in found["family: ranks"].rows}
     assert ranked["Emb"] == {
         "variant": "Emb",
@@ -105,6 +108,20 @@ def test_ranks_are_over_the_seeds_that_all_have() -> None:
     two, more = on_task("two", {"a": (0.5,), "b": (0.6,)})
     ranked = tables.sections([one, two], rows | more)["family: ranks"].rows
     assert [(r["variant"], r["mean"]) for r in ranked] == [("b", 1), ("a", 2)]
+
+
+def test_comparisons_over_experiments_are_corrected_for_their_number() -> None:
+    one, rows = on_task("one", SCORES)
+    two, more = on_task("two", SCORES | {"Emb": (0.70, 0.72, 0.70, 0.74, 0.72)})
+    section = tables.sections([one, two], rows | more)["family: over experiments"]
+    emb = [r for r in section.rows if r["variant"] == "Emb"]
+    assert [r["experiment"] for r in emb] == ["one", "two", "mean of 2"]
+    alone = by_arm(summary.records([one], rows))["Emb"]
+    assert emb[0]["found"] == (alone["difference"], alone["resolves"])
+    assert emb[0]["holm"] == pytest.approx(2 * alone["p"]) and emb[0]["resolved"]
+    assert alone["p"] < 0.05 and not emb[1]["resolved"]
+    assert emb[2]["found"][0] == pytest.approx((emb[0]["found"][0] + emb[1]["found"][0]) / 2)
+    assert "family: over experiments" not in tables.sections([one], rows)
 
 
 def test_the_page_has_every_experiment_and_number() -> None:
