@@ -1,6 +1,6 @@
 """How many banks, at a low and at a full budget (Table 12), and how many templates (Table 13)."""
 
-from benchmarks.quality.experiments.settings import WRN16, WRN28
+from benchmarks.quality.experiments.settings import WRN28
 from benchmarks.quality.spec import Experiment, Printed
 
 _BANKS = (1, 2, 4, 8, 14)
@@ -22,6 +22,7 @@ def _banks(budget: str, paper: str, minutes: float) -> Experiment:
             for n in _BANKS
         ),
         "1",
+        seeds=6,
         paper=(Printed("12", "wrn-28-10", "CIFAR-100", paper),),
         minutes=minutes,
     )
@@ -31,23 +32,24 @@ def _templates(budget: str, minutes: float) -> Experiment:
     return Experiment(
         f"templates/cifar10 {budget}",
         f"How many templates: CIFAR-10 at {budget}",
-        "WRN-16-1, 10,000 images at 16x16, 16 epochs; one bank, at most K templates a layer. The "
+        "WRN-28-1, 10,000 images at 16x16, 8 epochs; one bank, at most K templates a layer. The "
         "paper's Table 13.",
         tuple(
-            WRN16.npas(f"K = {k}", budget, "ssn", groups="single", k=k)
+            WRN28.npas(f"K = {k}", budget, "ssn", groups="single", k=k)
             if k > 1
-            else WRN16.npas("K = 1", budget, "", groups="single", downsample="rr")
+            else WRN28.npas("K = 1", budget, "", groups="single", downsample="rr")
             for k in _TEMPLATES
         ),
         "K = 4",
+        seeds=6,
         paper=(Printed("13", "wrn-28-10", "CIFAR-100"),),
         minutes=minutes,
     )
 
 
 EXPERIMENTS = (
-    _banks("10%", "4M", 40),
-    _banks("100%", "36M", 40),
-    _templates("25%", 40),
-    _templates("50%", 40),
+    _banks("10%", "4M", 30),
+    _banks("100%", "36M", 30),
+    _templates("25%", 25),
+    _templates("50%", 25),
 )

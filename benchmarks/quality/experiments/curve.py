@@ -58,13 +58,13 @@ EXPERIMENTS = (
     Experiment(
         "curve/cifar10-all",
         "Accuracy at a budget: all of CIFAR-10",
-        "WRN-16-1 (175k parameters), 45,000 images at 32x32 (5,000 are for validation), 12 epochs; "
-        "learning rates are those of 10,000 images at 16x16.",
+        "WRN-16-1 (175k parameters), 45,000 images at 16x16 (5,000 are for validation), 12 epochs; "
+        "learning rates are those of 10,000 images and 16 epochs.",
         _curve(ANCHOR, ("4%", "10%", "25%", "60%")),
         "dense",
         also="dense",
         seeds=5,
-        minutes=540,
+        minutes=170,
     ),
     Experiment(
         "curve/densenet",

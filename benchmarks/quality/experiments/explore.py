@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from benchmarks.quality.experiments.settings import (
     FASHION,
-    GLOSS,
     WRN16_SHORT,
     WRN28,
     Setting,
@@ -76,19 +75,6 @@ def _full(setting: Setting, budget: str) -> tuple[Case, ...]:
     )
 
 
-def _text(setting: Setting, budget: str) -> tuple[Case, ...]:
-    ends = ("positions", "project", "head")
-    learned = {"groups": "search-emb-orthogonal", "n_banks": 4, "downsample": "emb", "k": 4}
-    return (
-        setting.npas(PAPER, budget, **learned),
-        setting.npas(TIGHT, budget, room=1),
-        setting.npas("room for 2", budget, room=2),
-        setting.npas("one bank", budget, groups="single"),
-        setting.npas("one bank, ends whole", budget, groups="single", ignored_modules=ends),
-        setting.npas("learned, WAvg", budget, groups="search-wavg", n_banks=4),
-    )
-
-
 def _beyond(setting: Setting, budget: str) -> tuple[Case, ...]:
     learned = {"groups": "search-emb-orthogonal", "n_banks": 4, "downsample": "emb", "k": 4}
     stages = {"groups": "stages"}
@@ -139,7 +125,6 @@ EXPERIMENTS = (
     _experiment("cifar10", WRN28, "10%", "CIFAR-10, WRN-28-1", _low, 60),
     _experiment("cifar10", WRN28, "20%", "CIFAR-10, WRN-28-1", _middle, 45),
     _experiment("fashion-mnist", tight(FASHION), "50%", "Fashion-MNIST, WRN-16-1", _full, 20),
-    _experiment("gloss", tight(GLOSS), "25%", "WordNet's definitions, an encoder", _text, 60),
     _experiment("cifar10", tight(WRN28), "50%", "CIFAR-10, WRN-28-1", _full, 50),
     _experiment("fashion-mnist", FASHION, "10%", "Fashion-MNIST, WRN-16-1", _low, 20),
     _experiment("cifar10-small", WRN16_SHORT, "4%", "CIFAR-10, WRN-16-1", _low, 30),

@@ -25,6 +25,7 @@ EXPERIMENTS = (
             WRN28_WIDE.npas("WRN-28-2", "11.92%"),
         ),
         "WRN-16-1, dense",
-        minutes=60,
+        seeds=6,
+        minutes=50,
     ),
 )

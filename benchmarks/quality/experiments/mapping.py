@@ -37,12 +37,13 @@ def _experiment(budget: str, n_banks: int, baseline: str, also: str, minutes: fl
         _ways(WRN28, budget, n_banks),
         baseline,
         also=also,
+        seeds=6,
         paper=tuple(Printed("9", "wrn-28-10", t) for t in ("CIFAR-10", "CIFAR-100") if at_all),
         minutes=minutes,
     )
 
 
 EXPERIMENTS = (
-    _experiment("10%", 4, "single", _FREE, 60),
-    _experiment("100%", 14, "dense", "single", 60),
+    _experiment("10%", 4, "single", _FREE, 55),
+    _experiment("100%", 14, "dense", "single", 50),
 )

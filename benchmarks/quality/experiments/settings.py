@@ -84,15 +84,15 @@ WRN16_WIDE = Setting(Recipe("cifar10", "wrn-16-2", 8))
 WRN28 = Setting(Recipe("cifar10", "wrn-28-1", 8))
 WRN28_WIDE = Setting(Recipe("cifar10", "wrn-28-2", 8))
 WRN40 = Setting(Recipe("cifar10", "wrn-40-1", 8))
-#: All images of CIFAR-10 at their size; learning rates are those of WRN16.
+#: All images of CIFAR-10; learning rates are those of WRN16.
 ANCHOR = Setting(Recipe("cifar10-all", "wrn-16-1", 12), tuned_on=WRN16.recipe)
 DENSENET = Setting(Recipe("cifar10", "densenet-bc-28-12", 8))
 EFFICIENTNET = Setting(Recipe("cifar10", "efficientnet-small", 8))
 _TEXT = {"epochs": 5, "optimizer": "adamw", "weight_decay": 0.01}
 GLOSS = Setting(Recipe("gloss", "encoder-6x80-gloss", **_TEXT), ADAMW)
 GLOSS_DEEP = Setting(Recipe("gloss", "encoder-12x64-gloss", **_TEXT), ADAMW)
-MOVIES = Setting(Recipe("vader-movie", "encoder-6x80-vader", **_TEXT), ADAMW)
 TWEETS = Setting(Recipe("vader-tweets", "encoder-4x96-vader", batch=32, **_TEXT), ADAMW)
+TWEETS_DEEP = Setting(Recipe("vader-tweets", "encoder-6x80-vader", batch=32, **_TEXT), ADAMW)
 _PAIRS = {"optimizer": "adamw", "weight_decay": 1e-3}
 EMBNET = Setting(Recipe("emoji-embnet", "emoji-embnet", 10, **_PAIRS), ADAMW)
 ADAPT = Setting(Recipe("emoji-adapt", "emoji-adapt", 4, batch=32, **_PAIRS), ADAMW)

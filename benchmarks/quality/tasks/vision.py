@@ -85,7 +85,7 @@ def _is_cifar10(name: str) -> bool:
 TASKS = {
     "cifar10": Pictures("cifar10", 16, 10_000, 5_000),
     "cifar10-20k": Pictures("cifar10", 16, 20_000, 5_000),
-    "cifar10-all": Pictures("cifar10", 32, 45_000, 5_000),
+    "cifar10-all": Pictures("cifar10", 16, 45_000, 5_000),
     "fashion-mnist": Pictures("fashion-mnist", 14, 10_000, 5_000),
     "digits": Pictures("digits", 8, 160, 100, augment=False),
 }
