@@ -27,7 +27,7 @@ def svd(model: nn.Module, n_params: int, inputs: list[Tensor]) -> nn.Module:
     are the head's input, are the nearest to the model's.
 
     Args:
-        model: with a layer called ``"head"``; it is not changed.
+        model: with a layer called ``"head"``; its weights are not changed, its mode is evaluation.
         n_params: parameters at most.
         inputs: batches of training inputs.
     """

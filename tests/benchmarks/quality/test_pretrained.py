@@ -17,7 +17,7 @@ from benchmarks.quality import pretrained_models, train
 from benchmarks.quality.builds import Built, Job, build
 from benchmarks.quality.experiments.pretrained import EXPERIMENTS, FINETUNE
 from benchmarks.quality.networks import network
-from benchmarks.quality.pretrained_builds import features
+from benchmarks.quality.pretrained_builds import features, svd
 from benchmarks.quality.pretrained_models import MOMENTUM, Classifier, Pretrained, Sentences
 from benchmarks.quality.spec import Case, Recipe
 from benchmarks.quality.tasks import pretrained as tasks, task
@@ -102,6 +102,18 @@ def test_all_arms_have_the_head_of_the_seed(built: dict[str, Built], data: Class
         assert all(torch.equal(head[name], expected[name]) for name in expected), arm
     other = build(job(EXPERIMENTS[1].cases[0], data, seed=1)).module
     assert not torch.equal(other.get_submodule("head").state_dict()["weight"], expected["weight"])
+
+
+def test_svd_leaves_a_head_of_rank_one_as_it_is(data: Classification) -> None:
+    model = stand_in().make()
+    head = model.get_submodule("head")
+    assert isinstance(head, nn.Linear)
+    nn.init.ones_(head.weight)  # one component is all of it, and has half of its parameters
+    budget = n_params(model) * 6 // 10
+    made = svd(model, budget, [data.parts["train"].x[:32]])
+    assert n_params(made) <= budget
+    assert any(isinstance(m, nn.Sequential) for m in made.modules())
+    assert isinstance(made.get_submodule("head"), nn.Linear)
 
 
 def test_what_keeps_the_pretraining_is_nearer_to_it_than_what_does_not(
