@@ -14,7 +14,7 @@ from benchmarks.learning.starts import STARTS, restart
 from benchmarks.networks.spec import Network
 from benchmarks.peers import PEERS, peer
 from benchmarks.peers.base import n_params
-from benchmarks.quality import bank_sizes
+from benchmarks.quality import bank_sizes, pretrained_builds
 from benchmarks.quality.groups import PATTERNS
 from benchmarks.quality.optimizers import OPTIMIZERS, one_cycle
 from benchmarks.quality.spec import Build, Recipe
@@ -62,7 +62,7 @@ class Built:
     Attributes:
         module: to train.
         n_banks: banks that layers share, 0 without npas.
-        search_s: processor time of a search for who shares with whom.
+        search_s: processor time of a search for who shares with whom, or of an SVD or a fit.
         banks: bank -> its layers, where a search found them.
     """
 
@@ -128,9 +128,30 @@ def _peer(job: Job) -> Built:
     return Built(peer(job.build.method).build(job.network, n).module)
 
 
+def _svd(job: Job) -> Built:
+    assert job.build.budget is not None
+    n = in_params(job.network, job.build.budget)
+    inputs = _first_inputs(job)
+    begun = time.process_time()
+    module = pretrained_builds.svd(job.dense(), n, inputs)
+    return Built(module, search_s=time.process_time() - begun)
+
+
+def _fit(job: Job) -> Built:
+    assert job.build.budget is not None
+    inputs = _first_inputs(job)
+    begun = time.process_time()
+    module, n_banks = pretrained_builds.fit(
+        job.dense(), job.build.budget, inputs, seed=job.seed, **job.how
+    )
+    return Built(module, n_banks, time.process_time() - begun)
+
+
 METHODS: dict[str, Callable[[Job], Built]] = {
     "dense": _dense,
     "npas": _npas,
+    "svd": _svd,
+    "fit": _fit,
     **dict.fromkeys(PEERS, _peer),
 }
 
@@ -152,6 +173,12 @@ def _first_batches(job: Job) -> tuple[int, Iterator[Any]]:
     n_steps = max(1, int(SEARCH_SHARE * recipe.epochs * (task.n_train // recipe.batch)))
     epochs = (task.batches(job.seed, epoch, recipe.batch) for epoch in range(recipe.epochs))
     return n_steps, islice(chain.from_iterable(epochs), n_steps)
+
+
+def _first_inputs(job: Job) -> list[torch.Tensor]:
+    """Return the inputs of the first training batches of the seed, without their classes."""
+    batches = job.task.batches(job.seed, 0, job.recipe.batch)
+    return [x for x, _ in islice(batches, pretrained_builds.N_BATCHES)]
 
 
 def _squared_gradients(job: Job) -> dict[str, float]:

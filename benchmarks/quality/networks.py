@@ -7,7 +7,8 @@ from benchmarks.networks.efficientnet_nd import efficientnet_nd
 from benchmarks.networks.resnet import resnet_cifar
 from benchmarks.networks.spec import OUR_OWN, Network, images
 from benchmarks.networks.wrn import wrn
-from benchmarks.quality import pair_networks, text_networks
+from benchmarks.quality import pair_networks, pretrained_models, text_networks
+from benchmarks.sources import Sources
 from npas.naming import nearest
 
 
@@ -85,12 +86,19 @@ NETWORKS: dict[str, Network] = {
 }
 
 
-def network(name: str) -> Network:
+def network(name: str, sources: Sources | None = None) -> Network:
     """Return a network by its name.
+
+    Args:
+        name: of `NETWORKS`, or of one whose weights are installed.
+        sources: folders that weights are looked for in, when it is made, before build/models.
 
     Raises:
         KeyError: with the nearest name, if there is none.
     """
-    if name not in NETWORKS:
-        raise KeyError(f"no network {name!r}{nearest(name, NETWORKS)}; use {', '.join(NETWORKS)}")
-    return NETWORKS[name]
+    if name in NETWORKS:
+        return NETWORKS[name]
+    known = (*NETWORKS, *pretrained_models.NETWORKS)
+    if name not in known:
+        raise KeyError(f"no network {name!r}{nearest(name, known)}; use {', '.join(known)}")
+    return pretrained_models.NETWORKS[name](sources or Sources())

@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 from benchmarks.quality.spec import Build, Case, Experiment, Recipe, Tuning, options
-from benchmarks.quality.tasks import text
+from benchmarks.quality.tasks import pretrained, text
 
 IMAGES = Recipe("digits", "wrn-22-tiny-grey", 1, 32)
 TEXT = Recipe("digit-tokens", "encoder-tiny-digits", 1, 32, "adamw")
+#: Tasks whose tiny network is `TEXT`; an SVD needs its matrices.
+_AS_TEXT = text.TASKS.keys() | pretrained.TASKS.keys()
 #: Options of recipes that make a run long.
 TINY = {"teacher": IMAGES.network, "finetune": 1}
 
@@ -21,7 +23,7 @@ def quick(experiment: Experiment) -> Experiment:
 
 
 def _quick(case: Case) -> Case:
-    small = TEXT if case.recipe.task in text.TASKS else IMAGES
+    small = TEXT if case.recipe.task in _AS_TEXT else IMAGES
     how = {name: TINY.get(name, value) for name, value in case.recipe.how}
     recipe = replace(small, how=options(**how))
     tuning = case.tuning and Tuning(Build(), small, (0.01, 0.1), seeds=(1000,))

@@ -18,7 +18,7 @@ from benchmarks.quality.networks import network
 from benchmarks.quality.optimizers import OPTIMIZERS, one_cycle
 from benchmarks.quality.pruning import prune
 from benchmarks.quality.spec import Recipe, Run
-from benchmarks.quality.tasks import Task, task
+from benchmarks.quality.tasks import Task, pretrained, task
 from benchmarks.runner import environment
 from benchmarks.sources import Sources
 from npas.bank import Bank
@@ -40,12 +40,17 @@ OPTIONS = {
     "distil": ("benchmarks/quality/distillation*.py", "benchmarks/quality/teachers.py"),
     "prune": ("benchmarks/quality/pruning*.py",),
 }
+#: A task -> the sources that it needs besides, for the networks and starts that go with it.
+TASKS = dict.fromkeys(
+    pretrained.TASKS,
+    ("benchmarks/fit_models.py", "benchmarks/fit_svd.py", "benchmarks/quality/pretrained*.py"),
+)
 
 
 def code(recipe: Recipe) -> str:
     """Return a digest of the sources that decide the outcome of runs of a recipe."""
     named = tuple(p for name, _ in recipe.how for p in OPTIONS.get(name, ()))
-    return _digest(SOURCES + named)
+    return _digest(SOURCES + named + TASKS.get(recipe.task, ()))
 
 
 @cache
@@ -70,13 +75,13 @@ def train(run: Run, sources: Sources) -> dict[str, Any]:
     filters out of what was trained and trains on (`distil`, `prune`). Their fields are in the row.
 
     Raises:
-        DataError: if the task's data are not there.
+        DataError: if the task's data or the network's weights are not there.
     """
     torch.set_num_threads(1)
     recipe = run.recipe
     how = dict(recipe.how)
     data = task(recipe.task, sources)
-    chosen = network(recipe.network)
+    chosen = network(recipe.network, sources)
     job = Job(exposed(chosen) if "distil" in how else chosen, run.build, recipe, data, run.seed)
     built = build(job)
     module, extra = built.module, {}

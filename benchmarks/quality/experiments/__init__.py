@@ -14,6 +14,7 @@ from benchmarks.quality.experiments import (
     larger,
     mapping,
     pairs,
+    pretrained,
     pruning,
     recipe,
     upsampling,
@@ -36,6 +37,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     *larger.EXPERIMENTS,
     *distillation.EXPERIMENTS,
     *pruning.EXPERIMENTS,
+    *pretrained.EXPERIMENTS,
 )
 
 

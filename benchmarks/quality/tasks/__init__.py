@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import lru_cache
 
-from benchmarks.quality.tasks import grounding, retrieval_emoji, text, tiny, vision
+from benchmarks.quality.tasks import grounding, pretrained, retrieval_emoji, text, tiny, vision
 from benchmarks.quality.tasks.base import Task
 from benchmarks.sources import Sources
 from npas.naming import nearest
@@ -17,6 +17,7 @@ TASKS: dict[str, Callable[[Sources], Task]] = {
     **retrieval_emoji.TASKS,
     **grounding.TASKS,
     **tiny.TASKS,
+    **pretrained.TASKS,
 }
 
 
