@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks import stats
-from benchmarks.quality.cells import p_value, part, points, signed, spread, yes
+from benchmarks.quality.cells import p_value, part, signed, spread, yes
 from benchmarks.tables import Column, Section
 
 Record = Mapping[str, Any]
@@ -19,7 +19,6 @@ _COLUMNS = (
     Column("p (exact)", "exact", p_value),
     Column("p (Holm, experiments)", "holm", p_value),
     Column("resolved", "resolved", yes),
-    Column("smallest that is resolved", "resolves", points),
 )
 _NOTE = (
     "Each comparison that two experiments or more have, with the p value of the paired t test "
@@ -62,7 +61,6 @@ def _rows(pair: tuple[str, str], found: Mapping[str, Record]) -> list[Record]:
             "exact": own["p_permutation"],
             "holm": adjusted[name],
             "resolved": adjusted[name] < 1 - stats.CONFIDENCE,
-            "resolves": own["resolves"],
         }
         for name, own in found.items()
     ]
@@ -74,6 +72,5 @@ def _rows(pair: tuple[str, str], found: Mapping[str, Record]) -> list[Record]:
         "pairs": sum(own["pairs"] for own in found.values()),
         "found": (mean, half),
         "resolved": abs(mean) > half,
-        "resolves": half,
     }
     return [*rows, names | together]
