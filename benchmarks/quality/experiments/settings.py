@@ -93,6 +93,8 @@ GLOSS = Setting(Recipe("gloss", "encoder-6x80-gloss", **_TEXT), ADAMW)
 GLOSS_DEEP = Setting(Recipe("gloss", "encoder-12x64-gloss", **_TEXT), ADAMW)
 TWEETS = Setting(Recipe("vader-tweets", "encoder-4x96-vader", batch=32, **_TEXT), ADAMW)
 TWEETS_DEEP = Setting(Recipe("vader-tweets", "encoder-6x80-vader", batch=32, **_TEXT), ADAMW)
+#: First seed of what emoji networks are tested on: their settings were chosen with lower ones.
+EMOJI_FIRST = 200
 _PAIRS = {"optimizer": "adamw", "weight_decay": 1e-3}
 EMBNET = Setting(Recipe("emoji-embnet", "emoji-embnet", 10, **_PAIRS), ADAMW)
 ADAPT = Setting(Recipe("emoji-adapt", "emoji-adapt", 4, batch=32, **_PAIRS), ADAMW)
