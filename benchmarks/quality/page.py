@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 PAGE = Path("docs/quality.md")
 PICTURES = Path("docs/quality")
 #: What rows were made with; of each, every value that occurs is named.
-MADE_WITH = ("python", "torch", "triton", "machine", "threads", "revision")
+MADE_WITH = ("python", "torch", "triton", "machine", "threads", "revision", "code")
 _HEAD = """# Quality within a budget
 
 How well networks learn that share parameters, beside the methods that they are compared with. This
@@ -26,32 +26,57 @@ the command that made its runs. What we take from it is in [findings.md](finding
 
 ## How to read it
 
-- **Scores** are on test data and in percent, differences in percent points. `± std` is the standard
-  deviation over seeds.
+- **These are short trainings of small networks**, so that many seeds can be afforded: `dense` in
+  each table says how far they come (about 60% on 10,000 images of CIFAR-10 after 8 epochs). There
+  what is learned quickly counts more than capacity. A plateau is looked at in `curve/cifar10-all`
+  only.
+- **Scores** are on test data and in percent, differences in percent points. `± std` is the
+  standard deviation over seeds.
 - **Pairs**: the runs of a seed see the same batches and the same augmentation, and arms are
   compared seed by seed. A difference is the mean over the seeds that both arms have; `± (95%)` is
-  half the width of its t interval.
-- **Resolved**: the interval leaves 0 out. One in twenty comparisons without any difference does
-  that by chance; `p (Holm)` is the p value of the paired t test, adjusted for all comparisons of
-  the table. What is not resolved is not shown to be equal: it is said what the pairs resolve, which
-  is half the width of the interval.
+  half the width of its t interval, by itself.
+- **Resolved**: the p value of the paired t test, adjusted for all comparisons of the table (`p
+  (Holm)`), is below 0.05. What is not resolved is not shown to be equal: it is said what the
+  pairs resolve, which is half the width of the interval. Before all seeds are done there are no p
+  values.
 - **p (exact)** is that of the sign-flip test: the share of all choices of the pairs' signs whose
-  mean is as far from 0. It assumes no distribution. With n pairs it is at least 2 / 2^n: 0.062 for
-  5 pairs, 0.031 for 6, 0.008 for 8.
+  mean is as far from 0. It assumes no distribution. With n pairs it is at least 2 / 2^n: 0.062
+  for 5 pairs, 0.031 for 6, 0.008 for 8.
+- **What was chosen on what**: candidates (`explore/...`) are compared on the test set, with seeds
+  from 0; those that became defaults are tried again with seeds from 100 (`recipe/...`), on the
+  same test set. All other experiments use seeds from 0 (emoji: from 200), so what they say of the
+  defaults at 20 to 75% is from seeds that the room in banks was chosen on.
 - **Diverged** runs have the score 0, which enters all means and tests; a column counts them. The
   mean, the interval and the t test of such an arm say little, its exact p value holds.
-- **Learning rates** of compared arms are chosen on validation data from the same grid, over seeds
-  that no compared run has. The grid grows for as long as its lowest or highest rate is the best.
-  `(edge)`: the last rate that is allowed was best, so a better one may lie outside of the grid.
+- **Learning rates** are chosen on validation data from the same grid, over two seeds that no
+  compared run has; each method has its own. All networks compiled by npas on a task have one rate
+  for a range of budgets, which is that of the defaults; where it is otherwise the table's note
+  says so. The grid grows for as long as its lowest or highest rate is the best. `(edge)`: the
+  last rate that is allowed was best, so a better one may lie outside of the grid.
 - **Of the paper** (Plummer et al., "Neural Parameter Allocation Search", ICLR 2022; numbers in
   benchmarks/paper.toml) are the columns that begin with `paper`. Its networks are larger and are
   trained for longer: orders can be compared, levels cannot.
-- **Pictures** show each arm's own 95% interval. That of a difference is mostly narrower, since what
-  a seed does to both arms cancels. A cross is an arm with diverged runs, at the edge where its mean
-  is not on the scale.
-- **Agreement** is the mean adjusted Rand index of the seeds' learned mappings: 1 where all put the
-  same layers together, 0 where they agree as chance does.
+- **Pictures** show each arm's own 95% interval. That of a difference is mostly narrower, since
+  what a seed does to both arms cancels. A cross is an arm with diverged runs, at the edge where
+  its mean is not on the scale.
+- **Agreement** is the mean adjusted Rand index of the seeds' learned mappings: 1 where all put
+  the same layers together, 0 where they agree as chance does.
 - **Minutes** are those of training and search. A run that two experiments share counts in both.
+"""
+
+
+_ELSEWHERE = """## Elsewhere, and not here
+
+- Learning-rate scaling for each bank was tried with a rate of its own for every power, before
+  this suite ([learning.md](learning.md)): no power above 0 is better.
+- Filters of a shared and a plain network side by side (the paper's Figure 4(a)): `python -m
+  benchmarks.quality.filters --write` draws them; they are not drawn yet.
+- HyperNetworks on WRN-40-2 (Table 11), and networks for ImageNet: longer than what is affordable
+  here.
+- By themselves, npas's defaults at 100% share nothing and are the dense network, bit for bit
+  (`pytest tests/benchmarks/quality/test_runs.py -k same_weights`), so that curves end at `dense`.
+- That a seed decides a run bit for bit is a test (`pytest tests/benchmarks/quality -k
+  seed_decides`).
 """
 
 
@@ -74,6 +99,7 @@ def page(experiments: Sequence[Experiment], rows: Rows) -> str:
                 lines += _table(sections[title], title)
     if tables.TUNINGS in sections:
         lines += _table(sections[tables.TUNINGS], tables.TUNINGS, "##")
+    lines += [_ELSEWHERE]
     waiting = [e for e in experiments if e not in done]
     if waiting:
         lines += ["## Not run yet", "", *_waiting(waiting, rows), ""]
@@ -111,7 +137,7 @@ def _contents(
         Column("arms", "arms"),
         Column("seeds", "seeds"),
         Column("comparisons resolved", "resolved"),
-        Column("points resolved (median)", "resolves", points),
+        Column("what the pairs resolve, in points (median)", "resolves", points),
     )
     return table_lines(Section("", "", columns, found))
 

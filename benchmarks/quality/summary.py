@@ -16,6 +16,8 @@ from benchmarks.quality.mappings import agreement, found_by
 from benchmarks.quality.printed import printed
 from benchmarks.quality.spec import Case, Experiment, Rows, Tuning
 
+#: A difference is resolved where its p value, adjusted for all of its table, is below this.
+LEVEL = 0.05
 #: The rows that are part of the repository.
 COMMITTED = Path("benchmarks/results/quality.jsonl")
 Record = dict[str, Any]
@@ -84,9 +86,9 @@ def _records(experiment: Experiment, rows: Rows) -> list[Record]:
     }
     adjusted = stats.holm(pairs)
     for record in made:
-        record["p_holm"] = adjusted.get((record["variant"], "p"))
-        if experiment.also is not None:
-            record["also_p_holm"] = adjusted.get((record["variant"], "also_p"))
+        for prefix in ("",) if experiment.also is None else ("", "also_"):
+            p = adjusted.get((record["variant"], f"{prefix}p"))
+            record |= {f"{prefix}p_holm": p, f"{prefix}resolved": None if p is None else p < LEVEL}
     return made
 
 
@@ -167,7 +169,8 @@ def _compare(
         pairs: list[float] = []
         if reference in arms and reference != name and name not in known:
             pairs = stats.differences(_by_seed(arm), _by_seed(arms[reference]))
-        arm |= {f"{prefix}{key}": value for key, value in _difference(pairs).items()}
+        whole = len(pairs) == arm["asked"]
+        arm |= {f"{prefix}{key}": value for key, value in _difference(pairs, whole).items()}
         arm[prefix.rstrip("_") or "baseline"] = reference
 
 
@@ -175,8 +178,12 @@ def _by_seed(arm: Record) -> dict[int, float]:
     return {int(seed): score for seed, score in arm["scores"].items()}
 
 
-def _difference(pairs: Sequence[float]) -> Record:
-    """Return what pairs say; one pair has a difference, but no interval and no p value."""
+def _difference(pairs: Sequence[float], whole: bool) -> Record:
+    """Return what pairs say.
+
+    One pair has a difference, but no interval. There are p values only once all seeds that were
+    asked for are done: a look in between would be one more chance for them to be small.
+    """
     numbered = dict(enumerate(pairs))
     found = stats.paired_difference(numbered, dict.fromkeys(numbered, 0.0))
     sure = None if found is None or found.n < 2 else found
@@ -185,10 +192,9 @@ def _difference(pairs: Sequence[float]) -> Record:
         "pairs": len(pairs),
         "interval": sure and [sure.mean - sure.half, sure.mean + sure.half],
         "resolves": sure and sure.half,
-        "resolved": found and sure is not None and sure.resolved,
-        "p": sure and sure.p,
-        "p_permutation": sure and stats.permutation_p(pairs),
-        "p_sign": sure and stats.sign_p(pairs),
+        "p": sure.p if sure and whole else None,
+        "p_permutation": stats.permutation_p(pairs) if sure and whole else None,
+        "p_sign": stats.sign_p(pairs) if sure and whole else None,
     }
 
 

@@ -7,8 +7,6 @@ from benchmarks.quality.cells import points
 from benchmarks.tables import Format
 
 Record = Mapping[str, Any]
-#: A difference whose p value by Holm is below this holds among all comparisons of the table.
-LEVEL = 0.05
 #: More arms than this are counted and not named: the table has them.
 MOST_NAMES = 8
 
@@ -27,7 +25,10 @@ def verdicts(records: Sequence[Record]) -> list[str]:
             found.append(f"{runs} of `{record['variant']}` diverged: each enters as 0.")
     short = [f"`{r['variant']}` {r['seeds']}" for r in records if r["seeds"] < r["asked"]]
     if short:
-        found.append(f"Not all of the {records[0]['asked']} seeds are done: {', '.join(short)}.")
+        found.append(
+            f"Not all of the {records[0]['asked']} seeds are done, and nothing is said before: "
+            f"{', '.join(short)}."
+        )
     edge = [record for record in records if record["at_edge"]]
     if edge:
         found.append(f"At the edge of its grid is the learning rate of {_names(edge)}.")
@@ -41,11 +42,7 @@ def n_resolved(records: Sequence[Record]) -> tuple[int, int]:
 
 
 def _differences(records: Sequence[Record], prefix: str, reference: str) -> list[str]:
-    compared = [record for record in records if record[f"{prefix}interval"] is not None]
-    if not compared and all(record[f"{prefix}difference"] is None for record in records):
-        return []
-    if not compared:
-        return [f"There are no two pairs of runs to compare with `{reference}`."]
+    compared = [record for record in records if record[f"{prefix}resolved"] is not None]
     alike: dict[str, list[Record]] = {}
     for record in compared:
         if record[f"{prefix}resolved"]:
@@ -65,9 +62,7 @@ def _differences(records: Sequence[Record], prefix: str, reference: str) -> list
 def _outcome(record: Record, prefix: str, reference: str) -> str:
     """Return how a resolved difference ends, so that those that end alike are one sentence."""
     where = "above" if record[f"{prefix}difference"] > 0 else "below"
-    holds = record[f"{prefix}p_holm"] < LEVEL
-    limit = "" if holds else " by itself, but not among all comparisons of the table (Holm)"
-    return f"points {where} `{reference}`: resolved{limit}."
+    return f"points {where} `{reference}`: resolved."
 
 
 def _list(records: Sequence[Record], prefix: str) -> str:

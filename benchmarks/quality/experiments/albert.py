@@ -8,7 +8,7 @@ _WORDS = ("positions", "embedding", "project", "head")
 
 
 def _ways(setting: Setting, budget: str) -> tuple[Case, ...]:
-    learned = {"groups": "search-emb-orthogonal", "n_banks": 4, "downsample": "emb"}
+    learned = {"groups": "search-emb", "n_banks": 4, "downsample": "emb"}
     return (
         setting.peer("ALBERT", "albert", budget),
         setting.npas("npas, 4 learned banks, Emb", budget, **learned),

@@ -1,9 +1,17 @@
 """How templates are combined, with one bank as large as the largest layer (Tables 5 and 8)."""
 
-from benchmarks.quality.experiments.settings import EMBNET, FASHION, TWEETS, WRN28, Setting
+from benchmarks.quality.experiments.settings import (
+    EMBNET,
+    EMOJI_FIRST,
+    FASHION,
+    TWEETS,
+    WRN28,
+    Setting,
+)
 from benchmarks.quality.spec import Case, Experiment, Printed
 
-_PAPER = ("CIFAR-10", "CIFAR-100")
+_WRN = tuple(Printed("8", "wrn-28-10", task) for task in ("CIFAR-10", "CIFAR-100"))
+_EMBNET = tuple(Printed("8", "embnet", task) for task in ("Flickr30K", "COCO"))
 
 
 def _ways(setting: Setting) -> tuple[Case, ...]:
@@ -14,7 +22,15 @@ def _ways(setting: Setting) -> tuple[Case, ...]:
     return (setting.reduced("largest"), *combined, setting.dense())
 
 
-def _experiment(name: str, title: str, note: str, setting: Setting, minutes: float) -> Experiment:
+def _experiment(
+    name: str,
+    title: str,
+    note: str,
+    setting: Setting,
+    minutes: float,
+    paper: tuple[Printed, ...] = (),
+    first: int = 0,
+) -> Experiment:
     return Experiment(
         f"combining/{name}",
         f"How templates are combined: {title}",
@@ -22,13 +38,16 @@ def _experiment(name: str, title: str, note: str, setting: Setting, minutes: flo
         _ways(setting),
         "reduced width",
         also="WAvg",
-        paper=tuple(Printed("8", "wrn-28-10", task) for task in _PAPER),
+        first=first,
+        paper=paper,
         minutes=minutes,
     )
 
 
 EXPERIMENTS = (
-    _experiment("cifar10", "CIFAR-10", "WRN-28-1, 10,000 images at 16x16, 8 epochs.", WRN28, 40),
+    _experiment(
+        "cifar10", "CIFAR-10", "WRN-28-1, 10,000 images at 16x16, 8 epochs.", WRN28, 40, _WRN
+    ),
     _experiment(
         "fashion-mnist",
         "Fashion-MNIST",
@@ -42,6 +61,8 @@ EXPERIMENTS = (
         "EmbNet (924k parameters), 10 epochs.",
         EMBNET,
         12,
+        _EMBNET,
+        EMOJI_FIRST,
     ),
     _experiment(
         "tweets",

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from benchmarks.quality.experiments.settings import ADAPT, EMBNET, SIMNET, Setting
+from benchmarks.quality.experiments.settings import ADAPT, EMBNET, EMOJI_FIRST, SIMNET, Setting
 from benchmarks.quality.spec import Case, Experiment, Printed
 
 
@@ -33,6 +33,7 @@ def _experiment(
         "dense",
         also="dense",
         seeds=10,
+        first=EMOJI_FIRST,
         paper=tuple(Printed("1", name, task) for task in tasks),
         minutes=20,
     )

@@ -56,6 +56,11 @@ class Setting:
         """Return the case of the network with fewer channels."""
         return self.peer(arm, "reduced_width", budget, "reduced")
 
+    def tuned(self, case: Case) -> Case:
+        """Return a case of a compiled network with a rate that is best for itself."""
+        budget = representative(case.build.budget or "100%")
+        return replace(case, tuning=self._tuning(replace(case.build, budget=budget)))
+
     def _like(self, method: str, budget: str) -> Tuning:
         """Return the tuning of a method: for every range of budgets one, at a budget within."""
         how = self.tuned_with if method == "npas" else ()
@@ -71,9 +76,9 @@ _RANGES = ((0.04, "2%"), (0.25, "10%"), (1.0, "50%"), (math.inf, "4x"))
 
 
 def representative(budget: str) -> str:
-    """Return the budget that is tuned for this one. ``"largest"`` counts as a low budget."""
+    """Return the budget that is tuned for this one; ``"largest"`` depends on the network."""
     if budget == "largest":
-        return "10%"
+        return budget
     share = float(budget[:-1]) / (100 if budget.endswith("%") else 1)
     return next(name for most, name in _RANGES if share <= most)
 

@@ -30,7 +30,8 @@ def _experiment(
     return Experiment(
         f"upsampling/{name}",
         f"Layers larger than their bank: {title} at {budget}",
-        f"{note}; one bank, but in the last row of npas. The paper's Tables 6 and 10.",
+        f"{note}; one bank, but in the last row of npas, whose groups are learned with Emb from an "
+        "orthogonal start. The paper's Tables 6 and 10.",
         _ways(setting, budget),
         "reduced width",
         also="mask",
