@@ -52,16 +52,6 @@ def half_width(std: float, n: int) -> float:
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * std / math.sqrt(n)
 
 
-def smallest_resolved(std_of_difference: float, n: int) -> float:
-    """Return the smallest difference that n pairs resolve: a larger one leaves 0 out.
-
-    Args:
-        std_of_difference: of the pairs' differences.
-        n: pairs.
-    """
-    return half_width(std_of_difference, n)
-
-
 def differences(one: Mapping[int, float], other: Mapping[int, float]) -> list[float]:
     """Return the differences over the seeds that both have, in the order of the seeds.
 
@@ -90,7 +80,7 @@ def paired_difference(one: Mapping[int, float], other: Mapping[int, float]) -> D
     if std == 0:
         return Difference(mean, 0.0, 1.0 if mean == 0 else 0.0, n)
     p = float(2 * stats.t.sf(abs(mean) / std * math.sqrt(n), n - 1))
-    return Difference(mean, smallest_resolved(std, n), p, n)
+    return Difference(mean, half_width(std, n), p, n)
 
 
 def permutation_p(found: Sequence[float]) -> float:

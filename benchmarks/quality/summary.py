@@ -71,6 +71,7 @@ def _records(experiment: Experiment, rows: Rows) -> list[Record]:
         if found:
             learned = {"agreement": agreement(found_by(found.values()))}
             made.append(_arm(case, experiment, found) | _chosen(case, rows) | learned)
+    _name_twins(made)
     own = {case.arm: case.against or experiment.baseline for case in experiment.cases}
     _compare(made, "", own)
     if experiment.also is not None:
@@ -127,6 +128,21 @@ def _arm(case: Case, experiment: Experiment, found: dict[int, Row]) -> Record:
     }
 
 
+def _name_twins(made: Sequence[Record]) -> None:
+    """Say of arms with the scores of an earlier one that they are the same network.
+
+    Options may come to the same plan. Such an arm is compared with nothing: it would count twice.
+    """
+    for i, arm in enumerate(made):
+        alike = (
+            other["variant"]
+            for other in made[:i]
+            if len(arm["scores"]) > 1
+            and (other["scores"], other["params"]) == (arm["scores"], arm["params"])
+        )
+        arm["same_as"] = next(alike, None)
+
+
 def _mean_of(name: str, found: Iterable[Row]) -> float | None:
     """Return the mean of a field that rows of some kinds have."""
     values = [row[name] for row in found if name in row]
@@ -167,7 +183,8 @@ def _compare(
     for name, arm in arms.items():
         reference = references[name]
         pairs: list[float] = []
-        if reference in arms and reference != name and name not in known:
+        others = reference in arms and arms[reference]["same_as"] != name
+        if others and reference != name and name not in known and arm["same_as"] is None:
             pairs = stats.differences(_by_seed(arm), _by_seed(arms[reference]))
         whole = len(pairs) == arm["asked"]
         arm |= {f"{prefix}{key}": value for key, value in _difference(pairs, whole).items()}

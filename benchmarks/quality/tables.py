@@ -136,9 +136,11 @@ def _row(record: Record, heads: Sequence[str]) -> Record:
     }
     edge = " (edge)" if record["at_edge"] else ""
     short = record["seeds"] < record["asked"]
+    same = record["same_as"]
     return {
         **record,
         **printed,
+        "variant": record["variant"] + (f" (the same as {same})" if same else ""),
         "banks": record["banks"] or None,
         "rate": None if record["lr"] is None else f"{record['lr']:g}{edge}",
         "runs": f"{record['seeds']} of {record['asked']}" if short else str(record["seeds"]),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from benchmarks.quality.cells import family
 from benchmarks.quality.experiments import (
     albert,
     banks,
@@ -49,16 +50,11 @@ def select(names: Sequence[str]) -> list[Experiment]:
     Raises:
         ValueError: if a name is none.
     """
-    known = {e.name for e in EXPERIMENTS} | {family(e) for e in EXPERIMENTS}
+    known = {e.name for e in EXPERIMENTS} | {family(e.name) for e in EXPERIMENTS}
     for name in names:
         if name not in known:
             raise ValueError(
                 f"there is no experiment {name!r}{nearest(name, known)}; "
                 "`python -m benchmarks.quality list` names them"
             )
-    return [e for e in EXPERIMENTS if not names or e.name in names or family(e) in names]
-
-
-def family(experiment: Experiment) -> str:
-    """Return what stands before the slash of an experiment's name."""
-    return experiment.name.partition("/")[0]
+    return [e for e in EXPERIMENTS if not names or e.name in names or family(e.name) in names]

@@ -172,7 +172,11 @@ def test_what_is_said_in_words() -> None:
     # The same numbers, but one of many comparisons: the interval leaves 0 out, and says less.
     many = [Case(f"a{i}", npas_build("10%", i=i), RECIPE, paper="") for i in range(MOST_NAMES)]
     made = replace(made, cases=(*made.cases, *many))
-    rows = rows_of(made, SCORES | {case.arm: SCORES["WAvg"] for case in many})
+    shifted = {
+        case.arm: [score + 1e-4 * (i + 1) for score in SCORES["WAvg"]]
+        for i, case in enumerate(many)
+    }
+    rows = rows_of(made, SCORES | shifted)
     assert verdicts(summary.records([made], rows)) == [
         "No difference to `reduced` is resolved; 5 pairs resolve 1.04 points.",
     ]

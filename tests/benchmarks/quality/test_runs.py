@@ -19,7 +19,8 @@ from benchmarks import store
 from benchmarks.data import DataError
 from benchmarks.quality import runs, train
 from benchmarks.quality.builds import Job, build, in_params
-from benchmarks.quality.experiments import EXPERIMENTS, family, select
+from benchmarks.quality.cells import family
+from benchmarks.quality.experiments import EXPERIMENTS, select
 from benchmarks.quality.experiments.settings import representative
 from benchmarks.quality.networks import NETWORKS, network
 from benchmarks.quality.quick import IMAGES, quick
@@ -363,8 +364,8 @@ def test_experiments_are_well_formed() -> None:
 
 
 def test_confirmations_use_seeds_of_their_own() -> None:
-    chosen = {s for e in EXPERIMENTS if family(e) != "recipe" for s in e.all_seeds}
-    fresh = {s for e in EXPERIMENTS if family(e) == "recipe" for s in e.all_seeds}
+    chosen = {s for e in EXPERIMENTS if family(e.name) != "recipe" for s in e.all_seeds}
+    fresh = {s for e in EXPERIMENTS if family(e.name) == "recipe" for s in e.all_seeds}
     assert fresh and not chosen & fresh
 
 

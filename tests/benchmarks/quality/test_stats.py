@@ -22,13 +22,13 @@ def test_the_interval_is_that_of_scipy() -> None:
     assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
     assert found.p == pytest.approx(expected.pvalue)
     std = float(np.std([0.02, 0.03, -0.01, 0.03], ddof=1))
-    assert found.half == pytest.approx(stats.smallest_resolved(std, 4))
+    assert found.half == pytest.approx(stats.half_width(std, 4))
 
 
 def test_what_is_resolved_by_hand() -> None:
     # t of 3 degrees of freedom is 3.182.
-    assert stats.smallest_resolved(0.02, 4) == pytest.approx(3.1824 * 0.02 / 2, rel=1e-4)
-    assert stats.smallest_resolved(0.02, 1) == math.inf
+    assert stats.half_width(0.02, 4) == pytest.approx(3.1824 * 0.02 / 2, rel=1e-4)
+    assert stats.half_width(0.02, 1) == math.inf
 
 
 def test_the_permutation_test_of_equal_signs() -> None:

@@ -72,6 +72,16 @@ def test_a_second_reference_counts_for_holm_and_no_pair_twice() -> None:
     assert arms["Emb"]["p_holm"] == pytest.approx(3 * p_values[0])
 
 
+def test_an_arm_that_is_another_one_is_compared_with_nothing() -> None:
+    made = experiment(also="WAvg")
+    arms = by_arm(summary.records([made], rows_of(made, SCORES | {"WAvg": SCORES["Emb"]})))
+    assert arms["WAvg"]["same_as"] == "Emb" and arms["Emb"]["same_as"] is None
+    assert arms["WAvg"]["difference"] is None and arms["Emb"]["also_difference"] is None
+    assert arms["Emb"]["p_holm"] == arms["Emb"]["p"]  # the only comparison that is left
+    section = tables.sections([made], rows_of(made, SCORES | {"WAvg": SCORES["Emb"]}))[made.name]
+    assert "| WAvg (the same as Emb) |" in text(section)
+
+
 def test_pairs_are_seeds_that_both_have_and_what_is_missing_is_said() -> None:
     made = experiment()
     rows = rows_of(made, SCORES)
