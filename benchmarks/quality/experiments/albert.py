@@ -1,6 +1,6 @@
 """ALBERT's sharing against npas with four banks, at ALBERT's parameters (Table 2)."""
 
-from benchmarks.quality.experiments.settings import GLOSS_DEEP, TWEETS_DEEP, Setting
+from benchmarks.quality.experiments.settings import TWEETS_DEEP, Setting
 from benchmarks.quality.spec import Case, Experiment
 
 #: What ALBERT keeps as it is.
@@ -31,21 +31,11 @@ def _experiment(
         "included. The paper has SSN-ALBERT on SQuAD (Table 2), pretrained.",
         _ways(setting, budget),
         "ALBERT",
-        seeds=6,
         minutes=minutes,
     )
 
 
 EXPERIMENTS = (
-    _experiment(
-        "gloss",
-        "WordNet's definitions",
-        "An encoder of 12 layers of 64 (862k parameters, 256k of them word embeddings), 20,000 "
-        "definitions, 45 classes, 5 epochs.",
-        GLOSS_DEEP,
-        "36.216%",
-        90,
-    ),
     _experiment(
         "vader-tweets",
         "sentiment of tweets",

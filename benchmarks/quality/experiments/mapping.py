@@ -1,6 +1,6 @@
 """Which layers share, at all of the parameters and at a tenth (Tables 7 and 9)."""
 
-from benchmarks.quality.experiments.settings import WRN28, Setting
+from benchmarks.quality.experiments.settings import WRN16_SHORT, Setting
 from benchmarks.quality.spec import Case, Experiment, Printed
 
 _FREE = "auto, as many banks as it takes"
@@ -32,9 +32,9 @@ def _experiment(budget: str, n_banks: int, baseline: str, also: str, minutes: fl
     return Experiment(
         f"mapping/cifar10 {budget}",
         f"Which layers share: CIFAR-10 at {budget}",
-        f"WRN-28-1, 10,000 images at 16x16, 8 epochs; Emb. {n_banks} banks, where a number is "
-        "given; by hand 14. A search takes a tenth of the training steps, on top of them.",
-        _ways(WRN28, budget, n_banks),
+        f"WRN-16-1, 10,000 images at 16x16, 8 epochs; Emb. {n_banks} banks, where a number is "
+        "given; by hand 13. A search takes a tenth of the training steps, on top of them.",
+        _ways(WRN16_SHORT, budget, n_banks),
         baseline,
         also=also,
         seeds=6,
@@ -44,6 +44,6 @@ def _experiment(budget: str, n_banks: int, baseline: str, also: str, minutes: fl
 
 
 EXPERIMENTS = (
-    _experiment("10%", 4, "single", _FREE, 55),
-    _experiment("100%", 14, "dense", "single", 50),
+    _experiment("10%", 4, "single", _FREE, 28),
+    _experiment("100%", 8, "dense", "single", 25),
 )

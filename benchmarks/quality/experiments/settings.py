@@ -95,7 +95,6 @@ DENSENET = Setting(Recipe("cifar10", "densenet-bc-28-12", 8))
 EFFICIENTNET = Setting(Recipe("cifar10", "efficientnet-small", 8))
 _TEXT = {"epochs": 5, "optimizer": "adamw", "weight_decay": 0.01}
 GLOSS = Setting(Recipe("gloss", "encoder-6x80-gloss", **_TEXT), ADAMW)
-GLOSS_DEEP = Setting(Recipe("gloss", "encoder-12x64-gloss", **_TEXT), ADAMW)
 TWEETS = Setting(Recipe("vader-tweets", "encoder-4x96-vader", batch=32, **_TEXT), ADAMW)
 TWEETS_DEEP = Setting(Recipe("vader-tweets", "encoder-6x80-vader", batch=32, **_TEXT), ADAMW)
 #: First seed of what emoji networks are tested on: their settings were chosen with lower ones.

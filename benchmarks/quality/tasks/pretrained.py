@@ -102,6 +102,6 @@ class Enlarged:
 
 
 TASKS = {
-    "vader-movie-minilm": Reviews(2_560, 1_000, 2_000),
+    "vader-movie-minilm": Reviews(1_280, 1_000, 2_000),
     "cifar10-64": Enlarged(4_000, 1_000, 2_000),
 }

@@ -129,8 +129,6 @@ def test_what_keeps_the_pretraining_is_nearer_to_it_than_what_does_not(
     assert away["dense"] == 0.0
     for arm in ("SVD", "npas.fit, by size", "npas.fit, auto"):
         assert 0 < away[arm] < 0.7 * scratch, away
-    assert away["SVD"] < away["SVD, 50%"]
-    assert away["npas.fit, by size"] < away["npas.fit, by size, 50%"]
 
 
 def test_from_scratch_nothing_of_the_pretraining_is_kept(data: Classification) -> None:

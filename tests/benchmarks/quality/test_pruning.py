@@ -221,7 +221,7 @@ def test_experiments_have_the_papers_arms_and_run_quickly() -> None:
             [value] for value in wanted[experiment.name]
         ]
         for case in experiment.cases:
-            assert case.recipe.epochs + dict(case.recipe.how).get("finetune", 0) == 18
+            assert case.recipe.epochs + dict(case.recipe.how).get("finetune", 0) == 12
         tiny = replace(quick(experiment), seeds=1)
         while runs := missing([tiny], rows):
             rows[runs[0].key] = train(runs[0], NOWHERE)
