@@ -6,6 +6,7 @@ from npas.counting import count
 from npas.errors import (
     BudgetError,
     CheckpointError,
+    DivergedError,
     NpasError,
     NpasWarning,
     PlanError,
@@ -23,6 +24,7 @@ from npas.tools import param_groups, refresh, report, reset
 __all__ = [
     "BudgetError",
     "CheckpointError",
+    "DivergedError",
     "Mapping",
     "NpasError",
     "NpasWarning",

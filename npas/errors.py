@@ -34,5 +34,9 @@ class CheckpointError(NpasError):
     """A saved folder that is incomplete, altered or made for another model."""
 
 
+class DivergedError(NpasError):
+    """A search whose loss, or what it learned, is not finite."""
+
+
 class NpasWarning(UserWarning):
     """Something npas did that its user may want to change."""

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NAMES = [
     "BudgetError",
     "CheckpointError",
+    "DivergedError",
     "Mapping",
     "NpasError",
     "NpasWarning",

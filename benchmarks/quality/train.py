@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import npas
-from benchmarks.peers.base import n_params
+from benchmarks.peers.base import n_params as n_params_of
 from benchmarks.quality.builds import Job, build, in_params
 from benchmarks.quality.distillation import distil
 from benchmarks.quality.distillation_features import exposed
@@ -66,8 +66,9 @@ def train(run: Run, sources: Sources) -> dict[str, Any]:
     """Do a run on one thread and return its row.
 
     The initial weights of the dense network and the order of the samples follow from the seed
-    alone, so that the runs of a seed are paired. A run whose loss stops being a number has a score
-    of 0 and is marked as diverged. Times are of the process, not of the clock.
+    alone, so that the runs of a seed are paired. A run whose loss stops being a number, or whose
+    search does, has a score of 0 and is marked as diverged. Times are of the process, not of the
+    clock.
 
     The recipe's options: ``recalibrate``, see there; ``sharing_power``, of `npas.param_groups`;
     ``hold_coefficients``, the share of steps at the start in which coefficients stay as they are;
@@ -83,7 +84,25 @@ def train(run: Run, sources: Sources) -> dict[str, Any]:
     data = task(recipe.task, sources)
     chosen = network(recipe.network, sources)
     job = Job(exposed(chosen) if "distil" in how else chosen, run.build, recipe, data, run.seed)
-    built = build(job)
+    row = {
+        "key": run.key,
+        **run.spec,
+        "label": data.label,
+        "measure": data.measure,
+        "n_dense": in_params(job.network, "100%"),
+        "steps": recipe.epochs * (data.n_train // recipe.batch),
+        "code": code(recipe),
+        **environment(torch.device("cpu")),
+    }
+    begun = time.process_time()
+    try:
+        built = build(job)
+    except npas.DivergedError:
+        # The search did; there is no network.
+        n_params = in_params(job.network, run.build.budget or "100%")
+        nothing = {"score": 0.0, "losses": [], "n_banks": 0, "banks": None, "train_s": 0.0}
+        spent = round(time.process_time() - begun, 2)
+        return row | nothing | {"diverged": True, "n_params": n_params, "search_s": spent}
     module, extra = built.module, {}
     if "distil" in how:
         taught = distil(job, built.module, run.part, fit, code(recipe))
@@ -98,25 +117,17 @@ def train(run: Run, sources: Sources) -> dict[str, Any]:
         final, diverged, extra = pruned.module, pruned.diverged, pruned.fields
         losses += pruned.losses
     train_s = time.process_time() - start
-    row = {
-        "key": run.key,
-        **run.spec,
-        "label": data.label,
-        "measure": data.measure,
+    return row | {
         "score": 0.0 if diverged else data.score(final, run.part),
         "diverged": diverged,
         "losses": losses,
-        "n_params": n_params(built.module),
-        "n_dense": in_params(job.network, "100%"),
+        "n_params": n_params_of(built.module),
         "n_banks": built.n_banks,
         "banks": built.banks,
-        "steps": recipe.epochs * (data.n_train // recipe.batch),
         "train_s": round(train_s, 2),
         "search_s": round(built.search_s, 2),
-        "code": code(recipe),
         **extra,
     }
-    return row | environment(torch.device("cpu"))
 
 
 def fit(module: nn.Module, recipe: Recipe, data: Task, seed: int) -> tuple[list[float], bool]:

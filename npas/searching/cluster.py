@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from npas.errors import NpasError, NpasWarning
+from npas.errors import DivergedError, NpasError, NpasWarning
 from npas.mapping import Learned, Mapping
 from npas.passes.mapping import ROOM, kmeans, merge_starved
 from npas.searching.bank import SearchBank
@@ -197,7 +197,9 @@ def _what_to_cluster(searched: Any) -> tuple[Learned, Layers, Mapping]:
     points = np.array(list(found.values()))
     if not np.isfinite(points).all():
         bad = [name for name, vector in found.items() if not np.isfinite(vector).all()]
-        raise NpasError(f"cluster: what was learned of {bad[0]} is not finite; the search diverged")
+        raise DivergedError(
+            f"cluster: what was learned of {bad[0]} is not finite; the search diverged"
+        )
     sizes = np.array([weight.n for weight in bank.weights])
     return learned, Layers(tuple(found), points, sizes), nothing
 

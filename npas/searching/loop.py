@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from npas.errors import NpasError
+from npas.errors import DivergedError, NpasError
 from npas.progress import shown
 from npas.searching.state import Progress, load_state, save_state, set_random_states
 
@@ -116,7 +116,7 @@ class Loop:
             )
         value = float(loss.detach())
         if not torch.isfinite(loss.detach()).all():
-            raise NpasError(
+            raise DivergedError(
                 f"the loss is {value} at step {self.done.step + 1}; {self._largest_gradients()}; "
                 "use a lower learning rate in optimizer=, or look at the batch"
             )

@@ -133,8 +133,9 @@ def search(
         example_kwargs: as for `search_model`.
 
     Raises:
-        NpasError: for arguments that do not fit, batches that end early, a loss that is no scalar,
-            has no gradient, or is not finite.
+        NpasError: for arguments that do not fit, batches that end early, a loss that is no scalar
+            or has no gradient.
+        DivergedError: if the loss, or what was learned, is not finite.
         CheckpointError: if the checkpoint cannot be written, or is that of another search.
     """
     _check(batches, loss_fn, groups, steps, optimizer, seed, budget)

@@ -276,6 +276,15 @@ def test_a_run_that_diverges_is_recorded() -> None:
     assert "diverged" in runs.describe(row)
 
 
+def test_a_search_that_diverges_is_a_run_that_does() -> None:
+    how = npas_build("90%", groups="search-emb", n_banks=2)
+    row = train.train(Run(how, replace(TINY, lr=1e12, epochs=20), 0, "test"), NOWHERE)
+    assert row["diverged"] and row["score"] == 0.0 and row["losses"] == []
+    assert 0 < row["n_params"] <= 0.9 * row["n_dense"] + 1
+    whole = train.train(Run(Build(), TINY, 0, "test"), NOWHERE)
+    assert row.keys() == whole.keys()
+
+
 def test_coefficients_are_held_for_a_share_of_the_steps() -> None:
     data = task(TINY.task, NOWHERE)
 
