@@ -64,7 +64,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         sys.stdout.write(result.to_json())
     else:
         console = _console()
-        console.print(result.table())
+        console.print(result.table(full=arguments.full))
         console.print(result.summary())
     return OK
 
@@ -263,6 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan_arguments(plan)
     plan.add_argument("--out", help="write the plan to this file")
     plan.add_argument("--plot", metavar="FILE", help="draw the plan (.png, .svg, .pdf)")
+    plan.add_argument("--full", action="store_true", help="a row a layer, also where blocks repeat")
     plan.set_defaults(run=_plan)
 
     count = commands.add_parser(

@@ -250,11 +250,16 @@ class Plan:
         except (OSError, UnicodeDecodeError) as error:
             raise PlanError(f"plan {path}: {error}") from error
 
-    def table(self) -> "Table":
-        """Return the plan as a rich table, a row a layer."""
+    def table(self, *, full: bool = False) -> "Table":
+        """Return the plan as a rich table.
+
+        Args:
+            full: a row for each layer; without it, layers of repeated blocks that are alike are one
+                row in a plan of more than 64 layers.
+        """
         from npas.plan_view import plan_table
 
-        return plan_table(self)
+        return plan_table(self, full=full)
 
     def summary(self) -> str:
         """Return the plan in a few lines of text."""

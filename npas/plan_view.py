@@ -1,32 +1,50 @@
 """A plan for people: table, summary, explanation."""
 
+from collections.abc import Sequence
+
 from rich.table import Table
 from rich.text import Text
 
 from npas.naming import matches
 from npas.plan import LayerPlan, Plan
+from npas.plan_rows import MOST_ROWS, common_name, rows
 
 
-def plan_table(plan: Plan) -> Table:
-    """Return a row a layer: shape, elements, bank, how its weight is made, its windows."""
+def plan_table(plan: Plan, *, full: bool = False) -> Table:
+    """Return a table of the layers: shape, elements, bank, how weights are made, windows.
+
+    Args:
+        plan: of any size.
+        full: a row for each layer; without it layers of repeated blocks that are alike are one row
+            in a plan of many layers (`npas.plan_rows`).
+    """
     table = Table(title=Text(_title(plan)), title_justify="left", caption_justify="left")
     table.caption = Text(_kept(plan))
     for column in ("layer", "kind", "shape", "bank", "made by", "windows"):
         table.add_column(column, overflow="fold")
     for column in ("elements", "MACs"):
         table.add_column(column, justify="right")
-    for layer in plan.layers:
+    for layers in rows(plan, len(plan.layers) if full else MOST_ROWS):
+        layer, count = layers[0], len(layers)
+        times = f"{count:,} x " if count > 1 else ""
+        names = zip(*((x.name, *x.aliases) for x in layers), strict=True)
+        windows = list(dict.fromkeys(_windows(plan, x) for x in layers))
         table.add_row(
-            Text("\n= ".join((layer.name, *layer.aliases))),
+            Text("\n= ".join(map(common_name, names))),
             Text(layer.kind),
             "x".join(map(str, layer.shape)),
-            f"{layer.bank} ({plan.bank_by_name[layer.bank].size:,})",
+            f"{_banks(layers)} ({plan.bank_by_name[layer.bank].size:,})",
             "ordinary" if plan.is_ordinary(layer.bank) else layer.mode,
-            _windows(plan, layer),
-            f"{layer.n:,}",
-            "-" if layer.macs is None else f"{layer.macs:,}",
+            windows[0] if len(windows) == 1 else f"{len(windows):,} places",
+            f"{times}{layer.n:,}",
+            "-" if layer.macs is None else f"{times}{layer.macs:,}",
         )
     return table
+
+
+def _banks(layers: Sequence[LayerPlan]) -> str:
+    first, *others = dict.fromkeys(layer.bank for layer in layers)
+    return f"{first} to {others[-1]}" if others else first
 
 
 def plan_summary(plan: Plan) -> str:
