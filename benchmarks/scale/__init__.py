@@ -1,0 +1,1 @@
+"""What npas costs, and saves, where models outgrow a machine."""
