@@ -19,6 +19,7 @@ from npas.passes.materialize import dense_state_dict, materialize
 from npas.plan import Plan
 from npas.searching.cluster import cluster
 from npas.searching.search import search, search_model
+from npas.sharding import fsdp_units
 from npas.tools import param_groups, refresh, report, reset
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "count",
     "dense_state_dict",
     "fit",
+    "fsdp_units",
     "load",
     "load_dense_",
     "materialize",

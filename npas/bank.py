@@ -29,6 +29,7 @@ from npas.kernels.combine_linear.op import supported
 from npas.passes.demand import EMBEDDING
 from npas.plan import LayerPlan, Plan
 from npas.recompute import LiveWeights, Recipe, can_recompute, can_sink, is_vmapped
+from npas.sharding import gather, in_fsdp, is_sharded
 
 # Their operators run in autocast's dtype, so the weight is made in it and not cast again.
 _AUTOCAST_KINDS = frozenset({"linear", "conv", "transposed conv"})
@@ -88,6 +89,9 @@ class Bank(nn.Module):
     # Of the class too: a module that was pickled before has none.
     _calls: tuple[object, torch.Tensor, Sequence[_Launch]] | None = None
 
+    #: Whether fully_shard made the class.
+    _in_fsdp = False
+
     def __init__(
         self,
         plan: Plan,
@@ -131,6 +135,18 @@ class Bank(nn.Module):
     def _backend(self) -> str:
         # Our operators have no batching rules; what their definitions are made of has.
         return "reference" if is_vmapped() else self._chosen
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run `forward`; not through FSDP's hooks, which would gather and free for each layer."""
+        if self._in_fsdp:
+            self._be_whole()
+            return self.forward(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Note whether fully_shard makes the class."""
+        super().__init_subclass__(**kwargs)
+        cls._in_fsdp = in_fsdp(cls)
 
     def extra_repr(self) -> str:
         """Return the sizes for ``print``."""
@@ -211,6 +227,7 @@ class Bank(nn.Module):
             layer: name of the layer.
             always: whether to multiply without the weight wherever that is possible.
         """
+        self._be_whole()
         if self._live.makes_whole or (self._may_cache() and not torch.is_grad_enabled()):
             return None
         if not self._can_fuse(self._slots[layer], always=always):
@@ -303,6 +320,7 @@ class Bank(nn.Module):
 
     def sources(self) -> Sources:
         """Return what the weights are made from, with grad where enabled."""
+        self._be_whole()
         empty = self.theta.new_empty(0)
         parts: list[torch.Tensor] = [] if self.alpha is None else [self.alpha]
         if self.phi is not None:
@@ -318,6 +336,11 @@ class Bank(nn.Module):
         # With one kind of coefficient, the usual case, they are read where they are.
         coef = empty if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
         return Sources(self.theta, coef, empty if self.mask is None else self.mask)
+
+    def _be_whole(self) -> None:
+        """Gather the bank if it is sharded; its dtype may change with that."""
+        if is_sharded(self.theta):
+            gather(self)
 
     @property
     def computes_coefficients(self) -> bool:
@@ -447,6 +470,8 @@ class Bank(nn.Module):
             or torch.compiler.is_compiling()
             or torch._C._are_functorch_transforms_active()
             or any(source.is_inference() for source in self._tensors())
+            # FSDP writes what it gathers without counting it as a change.
+            or self._in_fsdp
         )
 
     def _all_without_grad(self) -> dict[str, torch.Tensor]:

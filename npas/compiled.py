@@ -19,6 +19,7 @@ from npas.recompute import (
     recompute_scope,
 )
 from npas.report import Report
+from npas.sharding import check_units, in_fsdp
 
 
 @dataclass(slots=True)
@@ -52,9 +53,13 @@ class Compiled(nn.Module):
     """
 
     _npas: State
+    #: Whether fully_shard made the class.
+    _in_fsdp = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run forward, keeping recipes instead of generated weights for the backward pass."""
+        if self._in_fsdp:
+            check_units(self)
         if torch.compiler.is_compiling():
             if self._npas.recompute and can_recompute_compiled():
                 return recompute_compiled(super().__call__, args, kwargs)
@@ -64,6 +69,7 @@ class Compiled(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make a class without telling the original, which may keep a list of its subclasses."""
+        cls._in_fsdp = in_fsdp(cls)
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         """Return the original's children: what runs through them does not meet the banks."""

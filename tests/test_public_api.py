@@ -30,6 +30,7 @@ NAMES = [
     "count",
     "dense_state_dict",
     "fit",
+    "fsdp_units",
     "load",
     "load_dense_",
     "materialize",

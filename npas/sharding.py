@@ -1,0 +1,107 @@
+"""Banks under FSDP2: which units to shard, and what is done where a bank is sharded.
+
+``fully_shard`` puts a module's parameters into one unit, which it gathers before that module's
+forward and frees behind it. A bank serves many layers, so it is a unit of its own that stays
+gathered from its first use in a step until its gradient is reduced.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from npas.errors import NpasError
+
+_HOW = (
+    "for unit in npas.fsdp_units(module): fully_shard(unit, mesh=mesh, reshard_after_forward=False)"
+)
+
+
+class Holds(Protocol):
+    """A bank, as far as it matters here."""
+
+    theta: nn.Parameter
+
+
+def fsdp_units(module: nn.Module) -> list[nn.Module]:
+    """Return what to pass to ``fully_shard``, one after the other: every bank, then the module.
+
+    ::
+
+        for unit in npas.fsdp_units(ssn):
+            fully_shard(unit, mesh=mesh, reshard_after_forward=False)
+
+    With ``reshard_after_forward=False`` a bank is gathered once in a step: before the first layer
+    that it serves, for all of them, for the backward pass and what is made again there. Without it
+    results are the same, but it is gathered again for each layer. Biases, norms and what else is
+    kept as it is are the module's unit; large parts of it that share nothing may be sharded by
+    themselves, before these units.
+
+    Args:
+        module: a compiled module, or one that has compiled modules in it.
+
+    Raises:
+        NpasError: if nothing in the module is compiled, or something is sharded already.
+    """
+    from npas.bank import Bank
+
+    banks: list[nn.Module] = [part for part in module.modules() if isinstance(part, Bank)]
+    if not banks:
+        raise NpasError(
+            f"fsdp_units takes a compiled module; {type(module).__name__} has no bank in it"
+        )
+    sharded = [name for name, p in module.named_parameters() if is_sharded(p)]
+    if sharded:
+        raise NpasError(f"{sharded[0]} is sharded already; call fsdp_units before fully_shard")
+    return [*banks, module]
+
+
+def in_fsdp(cls: type) -> bool:
+    """Tell whether ``fully_shard`` made a class; it is not imported for that."""
+    return any(base.__name__ == "FSDPModule" for base in cls.__mro__)
+
+
+def is_sharded(parameter: torch.Tensor | None) -> bool:
+    """Tell whether a parameter is a shard on each rank now."""
+    if parameter is None or type(parameter) in (nn.Parameter, torch.Tensor):
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(parameter, DTensor)
+
+
+def gather(bank: nn.Module) -> None:
+    """Gather a bank whose weights are about to be made.
+
+    That is not left to FSDP's hooks: they see calls of a module, but layers are multiplied with
+    what they read from a bank, and weights are made again for the backward pass.
+
+    Raises:
+        NpasError: if the bank is no unit of FSDP, so that its gradient would be wrong.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    if not isinstance(bank, FSDPModule):
+        raise NpasError(
+            "a bank is sharded, but not as a unit of FSDP, and its weights cannot be made from a "
+            f"shard; use {_HOW}"
+        )
+    bank.unshard()
+
+
+def check_units(module: nn.Module) -> None:
+    """Check that a compiled module that FSDP shards has its banks sharded as well.
+
+    Raises:
+        NpasError: if a bank is left out: it would have another gradient on each rank.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    from npas.bank import Bank
+
+    for name, part in module.named_modules():
+        if isinstance(part, Bank) and not isinstance(part, FSDPModule):
+            raise NpasError(
+                f"fully_shard left {name} out, whose gradient would differ between ranks; "
+                f"use {_HOW}"
+            )
