@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 from torch.profiler import ProfilerActivity, profile
 
 #: Collectives of gloo that move tensors, as the profiler names them -> what they are called here.
@@ -32,7 +32,7 @@ def on_ranks(n: int, function: Callable[..., Any], *arguments: Any) -> list[Any]
         torch.multiprocessing.ProcessRaisedException: if it fails on a rank.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(_work, (n, folder, function, arguments), nprocs=n, start_method="spawn")
+        spawn(_work, (n, folder, function, arguments), nprocs=n)
         return [torch.load(Path(folder) / f"{i}.pt", weights_only=False) for i in range(n)]
 
 
@@ -58,7 +58,8 @@ def moved(call: Callable[[], Any]) -> list[tuple[str, int]]:
         call()
         dist.barrier()
     found = []
-    for event in sorted(profiled.events() or (), key=lambda event: event.time_range.start):
+    events: Any = profiled.events()
+    for event in sorted(events, key=lambda event: event.time_range.start):
         if event.name in _MOVES:
             shapes = [shape for shape in event.input_shapes if shape]
             found.append((_MOVES[event.name], sum(_n(shape) for shape in shapes)))

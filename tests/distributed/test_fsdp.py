@@ -14,11 +14,17 @@ from benchmarks.scale.ranks import moved, on_ranks
 from tests.distributed.networks import compiled, loss, numbers, smooth
 
 STEPS = 20
-HOW: dict[str, dict[str, Any]] = {
-    "a bank at a time": {"n_banks": 3},
-    "a layer at a time": {"n_banks": 3, "schedule": "layer", "recompute": True},
-    "one bank, multiplied where that is possible": {"schedule": "fused", "groups": "single"},
+#: name -> options of `npas.compile`, and whether banks stay gathered until the backward pass.
+CASES: dict[str, tuple[dict[str, Any], bool]] = {
+    "a bank at a time": ({"n_banks": 3}, True),
+    "a layer at a time": ({"n_banks": 3, "schedule": "layer", "recompute": True}, True),
+    "a layer at a time, gathered again": (
+        {"n_banks": 3, "schedule": "layer", "recompute": True},
+        False,
+    ),
+    "multiplied where that is possible": ({"schedule": "fused", "groups": "single"}, True),
 }
+KEPT = [name for name, (_, keep) in CASES.items() if keep]
 
 
 def sharded(module: nn.Module, n: int, *, keep: bool = True, **more: Any) -> nn.Module:
@@ -44,24 +50,22 @@ def curve(module: nn.Module, rank: int = 0, n: int = 1) -> list[float]:
     return found
 
 
+def _trained(name: str, rank: int, n: int) -> dict[str, Any]:
+    how, keep = CASES[name]
+    module = sharded(compiled(smooth(), **how), n, keep=keep)
+    losses = curve(module, rank, n)
+    shards: dict[str, Any] = dict(module.named_parameters())
+    return {
+        "losses": losses,
+        "own": sum(shard.to_local().numel() for shard in shards.values()),
+        "whole": {name: shard.full_tensor() for name, shard in shards.items()},
+        "banks": sum(name.endswith("theta") for name in shards),
+        "moved": moved(lambda: loss(module, 99, rank, n).backward()),
+    }
+
+
 def _work(rank: int, n: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, how in HOW.items():
-        for keep in (True, False):
-            module = sharded(compiled(smooth(), **how), n, keep=keep)
-            losses = curve(module, rank, n)
-            whole = {
-                name: p.full_tensor()
-                for name, p in module.named_parameters()  # type: ignore
-            }
-            found[name, keep] = losses, whole
-
-            def step(module: nn.Module = module) -> None:
-                loss(module, 99, rank, n).backward()
-
-            found[name, keep, "moved"] = moved(step)
-        found[name, "banks"] = [p.numel() for q, p in module.named_parameters() if "theta" in q]
-        found[name, "own"] = sum(p.to_local().numel() for p in module.parameters())  # type: ignore
+    found: dict[str, Any] = {name: _trained(name, rank, n) for name in CASES}
     found["eval"] = _in_eval(rank, n)
     found["mixed"] = _mixed(rank, n)
     found["left out"] = _left_out(n)
@@ -107,55 +111,53 @@ def _left_out(n: int) -> str:
 
 
 @pytest.fixture(scope="module", params=[2, 4])
-def ranks(request: pytest.FixtureRequest) -> list[dict[Any, Any]]:
+def ranks(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return on_ranks(request.param, _work)
 
 
-@pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", CASES)
 def test_losses_and_weights_are_those_of_one_process(
-    ranks: list[dict[Any, Any]], how: str, keep: bool
+    ranks: list[dict[str, Any]], name: str
 ) -> None:
-    alone = compiled(smooth(), **HOW[how])
+    alone = compiled(smooth(), **CASES[name][0])
     expected = curve(alone)
     for found in ranks:
-        losses, whole = found[how, keep]
-        assert losses == pytest.approx(expected, rel=1e-4)
-        for name, value in numbers(alone).items():
-            torch.testing.assert_close(whole[name], value, rtol=1e-2, atol=1e-4, msg=name)
+        assert found[name]["losses"] == pytest.approx(expected, rel=1e-4)
+        for parameter, value in numbers(alone).items():
+            torch.testing.assert_close(
+                found[name]["whole"][parameter], value, rtol=1e-2, atol=1e-4, msg=parameter
+            )
 
 
-@pytest.mark.parametrize("how", HOW)
-def test_each_bank_is_gathered_once_in_a_step(ranks: list[dict[Any, Any]], how: str) -> None:
+@pytest.mark.parametrize("name", KEPT)
+def test_each_bank_is_gathered_once_in_a_step(ranks: list[dict[str, Any]], name: str) -> None:
     for found in ranks:
-        gathered = [x for kind, x in found[how, True, "moved"] if kind == "all-gather"]
+        kinds = [kind for kind, _ in found[name]["moved"]]
         # What is kept as it is, and each bank with what combines its templates.
-        assert len(gathered) == 1 + len(found[how, "banks"])
-        reduced = [kind for kind, _ in found[how, True, "moved"] if kind != "all-gather"]
-        assert len(reduced) == len(gathered)
+        assert kinds.count("all-gather") == 1 + found[name]["banks"]
+        assert len(kinds) == 2 * kinds.count("all-gather")
 
 
-def test_without_keeping_banks_a_layer_at_a_time_costs_more(ranks: list[dict[Any, Any]]) -> None:
-    def gathers(keep: bool) -> int:
-        own = ranks[0]["a layer at a time", keep, "moved"]
-        return sum(kind == "all-gather" for kind, _ in own)
+def test_banks_that_are_freed_are_gathered_for_each_layer(ranks: list[dict[str, Any]]) -> None:
+    def gathers(name: str) -> int:
+        return sum(kind == "all-gather" for kind, _ in ranks[0][name]["moved"])
 
-    assert gathers(False) > gathers(True)
+    assert gathers("a layer at a time, gathered again") >= gathers("a layer at a time")
 
 
-@pytest.mark.parametrize("how", HOW)
-def test_every_rank_holds_its_part(ranks: list[dict[Any, Any]], how: str) -> None:
-    total = sum(p.numel() for p in compiled(smooth(), **HOW[how]).parameters())
-    held = [found[how, "own"] for found in ranks]
+@pytest.mark.parametrize("name", KEPT)
+def test_every_rank_holds_its_part(ranks: list[dict[str, Any]], name: str) -> None:
+    total = sum(p.numel() for p in compiled(smooth(), **CASES[name][0]).parameters())
+    held = [found[name]["own"] for found in ranks]
     assert sum(held) == total
     assert max(held) < 1.2 * total / len(ranks)
 
 
-def test_evaluation_sees_every_step_and_mixed_precision_runs(ranks: list[dict[Any, Any]]) -> None:
+def test_evaluation_sees_every_step_and_mixed_precision_runs(ranks: list[dict[str, Any]]) -> None:
     assert all(found["eval"] and found["mixed"] for found in ranks)
 
 
-def test_banks_that_are_left_out_are_an_error(ranks: list[dict[Any, Any]]) -> None:
+def test_banks_that_are_left_out_are_an_error(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         assert "fully_shard left npas.banks.b0 out" in found["left out"]
         assert "npas.fsdp_units(module)" in found["left out"]
