@@ -19,7 +19,6 @@ from npas.recompute import (
     recompute_scope,
 )
 from npas.report import Report
-from npas.sharding import check_units, in_fsdp
 
 
 @dataclass(slots=True)
@@ -53,13 +52,9 @@ class Compiled(nn.Module):
     """
 
     _npas: State
-    #: Whether fully_shard made the class.
-    _in_fsdp = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run forward, keeping recipes instead of generated weights for the backward pass."""
-        if self._in_fsdp:
-            check_units(self)
         if torch.compiler.is_compiling():
             if self._npas.recompute and can_recompute_compiled():
                 return recompute_compiled(super().__call__, args, kwargs)
@@ -69,31 +64,33 @@ class Compiled(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make a class without telling the original, which may keep a list of its subclasses."""
-        cls._in_fsdp = in_fsdp(cls)
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
-        """Return the original's children: what runs through them does not meet the banks."""
-        return (pair for pair in super().named_children() if pair[0] != "npas")
+        """Return the banks, then the original's children.
 
-    def train(self, mode: bool = True) -> "Compiled":
-        """Set the mode, of the banks too."""
-        super().train(mode)
-        held = self._modules.get("npas")
-        if held is not None:
-            held.train(mode)
-        return self
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
-        held = self._modules.get("npas")
-        if recurse and held is not None:
-            held._apply(fn)
-        return self
+        Banks are seen by what looks at a module from outside (FSDP, distributed checkpoints), and
+        come first, so that code that cuts off a head goes on doing that.
+        """
+        pairs = dict(super().named_children())
+        first = {"npas": pairs.pop("npas")} if "npas" in pairs else {}
+        return iter((first | pairs).items())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle and copy as (class of the original, state): the class is made again."""
         reduced = super().__reduce_ex__(protocol)
         return _empty, (self._npas.original, tuple(sources_of(self))), *reduced[2:]
+
+
+class Held(nn.ModuleDict):
+    """What stands under ``npas``.
+
+    Code that runs through a module's children, one after the other, runs through this one too: it
+    returns what it is given.
+    """
+
+    def forward(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Return the first argument."""
+        return x
 
 
 class _Steps(nn.Module):

@@ -77,31 +77,13 @@ def gather(bank: nn.Module) -> None:
     what they read from a bank, and weights are made again for the backward pass.
 
     Raises:
-        NpasError: if the bank is no unit of FSDP, so that its gradient would be wrong.
+        NpasError: if the bank is no unit of FSDP.
     """
     from torch.distributed.fsdp import FSDPModule
 
     if not isinstance(bank, FSDPModule):
         raise NpasError(
-            "a bank is sharded, but not as a unit of FSDP, and its weights cannot be made from a "
-            f"shard; use {_HOW}"
+            "a bank is sharded where its weights are made, and is no unit of FSDP that could be "
+            f"gathered; use {_HOW}"
         )
     bank.unshard()
-
-
-def check_units(module: nn.Module) -> None:
-    """Check that a compiled module that FSDP shards has its banks sharded as well.
-
-    Raises:
-        NpasError: if a bank is left out: it would have another gradient on each rank.
-    """
-    from torch.distributed.fsdp import FSDPModule
-
-    from npas.bank import Bank
-
-    for name, part in module.named_modules():
-        if isinstance(part, Bank) and not isinstance(part, FSDPModule):
-            raise NpasError(
-                f"fully_shard left {name} out, whose gradient would differ between ranks; "
-                f"use {_HOW}"
-            )

@@ -223,7 +223,14 @@ def test_roots_that_run_through_their_parts(way: str, make: Callable[[], Any]) -
     model = make()
     ssn = made(model, way, "70%", X)
     near(ssn, X)
-    assert len(list(ssn.children())) == 2
+    banks, *others = ssn.children()
+    assert len(others) == 2 and banks is ssn.npas
+    assert banks(X, 1) is X  # what runs through children runs through the banks as well
+    if not hasattr(model, "forward"):
+        return
+    head = nn.Sequential(*list(ssn.children())[:-1])
+    near_enough = nn.Sequential(*list(npas.materialize(ssn).children())[:-1])
+    torch.testing.assert_close(head(X), near_enough(X))
     if hasattr(model, "__len__"):
         assert len(ssn) == 2
     if isinstance(model, nn.Sequential | nn.ModuleList):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from npas.bank import Bank
+from npas.compiled import Held
 from npas.errors import NpasError
 from npas.guards import has_hooks
 from npas.leaf import Source, take_over_all
@@ -41,7 +42,7 @@ class Banks:
 
     def hold(self, root: nn.Module, parts: Mapping[str, Any]) -> None:
         """Put the banks, and what the graphs read besides, under ``npas``."""
-        held = nn.ModuleDict()
+        held = Held()
         if self.banks:
             held["banks"] = nn.ModuleDict(dict(self.banks))
         if parts:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
 
 import npas
 from benchmarks.scale.ranks import moved, on_ranks
@@ -68,7 +69,8 @@ def _work(rank: int, n: int) -> dict[str, Any]:
     found: dict[str, Any] = {name: _trained(name, rank, n) for name in CASES}
     found["eval"] = _in_eval(rank, n)
     found["mixed"] = _mixed(rank, n)
-    found["left out"] = _left_out(n)
+    found["alone"] = [_alone(rank, n, keep) for keep in (True, False)]
+    found["by hand"] = _by_hand(n)
     return found
 
 
@@ -100,9 +102,19 @@ def _mixed(rank: int, n: int) -> bool:
     return all(p.grad is not None and p.grad.dtype == torch.float32 for p in module.parameters())
 
 
-def _left_out(n: int) -> str:
+def _alone(rank: int, n: int, keep: bool) -> list[float]:
+    """Train the module as one unit."""
+    module = compiled(smooth(), schedule="layer", recompute=True)
+    fully_shard(module, mesh=init_device_mesh("cpu", (n,)), reshard_after_forward=not keep)
+    return curve(module, rank, n)
+
+
+def _by_hand(n: int) -> str:
+    """Return what is said of a bank that is sharded, and by nothing that could gather it."""
     module = compiled(smooth())
-    fully_shard(module, mesh=init_device_mesh("cpu", (n,)))
+    bank = module.npas.banks.b0  # type: ignore[union-attr]
+    mesh = init_device_mesh("cpu", (n,))
+    bank.theta = torch.nn.Parameter(distribute_tensor(bank.theta.detach(), mesh, [Shard(0)]))  # type: ignore
     try:
         module(torch.zeros(2, 8))
     except npas.NpasError as error:
@@ -157,7 +169,14 @@ def test_evaluation_sees_every_step_and_mixed_precision_runs(ranks: list[dict[st
     assert all(found["eval"] and found["mixed"] for found in ranks)
 
 
-def test_banks_that_are_left_out_are_an_error(ranks: list[dict[str, Any]]) -> None:
+def test_one_unit_for_all_is_right_too(ranks: list[dict[str, Any]]) -> None:
+    expected = curve(compiled(smooth()))
     for found in ranks:
-        assert "fully_shard left npas.banks.b0 out" in found["left out"]
-        assert "npas.fsdp_units(module)" in found["left out"]
+        for losses in found["alone"]:
+            assert losses == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_bank_that_is_sharded_by_hand_is_an_error(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert "a bank is sharded where its weights are made" in found["by hand"]
+        assert "npas.fsdp_units(module)" in found["by hand"]
