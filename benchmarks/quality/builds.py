@@ -24,6 +24,8 @@ from npas.budget import parse_budget
 
 # A search takes this share of the training steps; the paper: 10 to 15% of the time (3.2).
 SEARCH_SHARE = 0.1
+# Learning rates of a search, of that of training, each tried where the one before diverges.
+SEARCH_RATES = (1.0, 1 / 3, 1 / 9, 1 / 27)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,17 +207,34 @@ def _squared_gradients(job: Job) -> dict[str, float]:
 
 
 def _search(model: nn.Module, job: Job, groups: str, n_banks: int | str) -> npas.Mapping:
-    """Return a learned mapping, searched on the first batches of training, as it trains.
+    """Return a learned mapping, searched on the first batches of training.
+
+    At the learning rate of training first. A search shares much more than what is trained later,
+    and may diverge where that learns: then it begins anew at a third of the rate.
 
     Args:
         model: the dense network.
         job: has the data and the recipe.
         groups: ``"search-METHOD"``, and ``"-orthogonal"`` where it starts as the paper's does.
         n_banks: how many groups; ``"auto"`` for the most stable number.
+
+    Raises:
+        npas.DivergedError: if it diverges at all of these rates.
     """
-    recipe, task = job.recipe, job.task
-    assert recipe.lr is not None
-    rate = recipe.lr
+    assert job.recipe.lr is not None
+    for times in SEARCH_RATES[:-1]:
+        try:
+            return _searched(model, job, groups, n_banks, times * job.recipe.lr)
+        except npas.DivergedError:
+            continue
+    return _searched(model, job, groups, n_banks, SEARCH_RATES[-1] * job.recipe.lr)
+
+
+def _searched(
+    model: nn.Module, job: Job, groups: str, n_banks: int | str, rate: float
+) -> npas.Mapping:
+    """Search as `_search`, at one learning rate."""
+    recipe = job.recipe
     n_steps, batches = _first_batches(job)
     schedules = []
 
@@ -228,7 +247,7 @@ def _search(model: nn.Module, job: Job, groups: str, n_banks: int | str) -> npas
     return npas.search(
         model,
         batches,
-        task.loss,
+        job.task.loss,
         groups=n_banks,
         method=method,
         start=start[0] if start else "equal",

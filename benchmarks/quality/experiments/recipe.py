@@ -65,7 +65,8 @@ def _experiment(
     note = (
         "Seeds that no choice was made on. The paper's recipe: Emb, 4 groups that are learned in a "
         "tenth of the training steps, on top of them, at most 8 templates, side by side; its "
-        "learning rate is chosen for itself."
+        "learning rate is chosen for itself, and its search begins anew at a third of that where "
+        "it diverges."
     )
     if replaced:
         note += " Tight banks hold their largest layer once: these were the defaults."

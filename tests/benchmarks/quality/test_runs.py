@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 
+import npas
 from benchmarks import store
 from benchmarks.data import DataError
-from benchmarks.quality import runs, train
+from benchmarks.quality import builds, runs, train
 from benchmarks.quality.builds import Job, build, in_params
 from benchmarks.quality.cells import family
 from benchmarks.quality.experiments import EXPERIMENTS, select
@@ -274,6 +275,23 @@ def test_a_run_that_diverges_is_recorded() -> None:
     row = train.train(Run(Build(), replace(TINY, lr=1e12, epochs=2), 0, "test"), NOWHERE)
     assert row["diverged"] and row["score"] == 0.0
     assert "diverged" in runs.describe(row)
+
+
+def test_a_search_that_diverges_is_tried_at_lower_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def searched(*arguments: Any) -> npas.Mapping:
+        tried.append(arguments[-1])
+        if len(tried) < 3:
+            raise npas.DivergedError("the loss is nan")
+        names = [name for name, p in arguments[0].named_parameters() if p.dim() > 1]
+        return npas.Mapping({"one": tuple(names)})
+
+    monkeypatch.setattr(builds, "_searched", searched)
+    how = npas_build("90%", groups="search-emb", n_banks=2)
+    row = train.train(Run(how, replace(TINY, lr=0.09), 0, "test"), NOWHERE)
+    assert tried == pytest.approx([0.09, 0.03, 0.01])
+    assert not row["diverged"] and row["n_banks"] == 1
 
 
 def test_a_search_that_diverges_is_a_run_that_does() -> None:
