@@ -63,6 +63,7 @@ SIGNATURES = {
     "count": "model, plan, example_inputs=(), example_kwargs=None",
     "dense_state_dict": "ssn",
     "fit": "model, budget=None, *, batches=None, **arguments",
+    "fsdp_units": "module",
     "load_dense_": "ssn, state_dict",
     "load": "folder, model, *, backend='auto', example_inputs=(), example_kwargs=None",
     "save": "ssn, folder",
