@@ -5,8 +5,6 @@ forward and frees behind it. A bank serves many layers, so it is a unit of its o
 gathered from its first use in a step until its gradient is reduced.
 """
 
-from typing import Protocol
-
 import torch
 from torch import nn
 
@@ -17,12 +15,6 @@ _HOW = (
 )
 
 
-class Holds(Protocol):
-    """A bank, as far as it matters here."""
-
-    theta: nn.Parameter
-
-
 def fsdp_units(module: nn.Module) -> list[nn.Module]:
     """Return what to pass to ``fully_shard``, one after the other: every bank, then the module.
 
@@ -31,11 +23,10 @@ def fsdp_units(module: nn.Module) -> list[nn.Module]:
         for unit in npas.fsdp_units(ssn):
             fully_shard(unit, mesh=mesh, reshard_after_forward=False)
 
-    With ``reshard_after_forward=False`` a bank is gathered once in a step: before the first layer
-    that it serves, for all of them, for the backward pass and what is made again there. Without it
-    results are the same, but it is gathered again for each layer. Biases, norms and what else is
-    kept as it is are the module's unit; large parts of it that share nothing may be sharded by
-    themselves, before these units.
+    A bank is gathered once in a step: before the first layer that it serves, for all of them, for
+    the backward pass and what is made again there. Biases, norms and what else is kept as it is are
+    the module's unit, which ``reshard_after_forward=True`` would gather again for the backward
+    pass. Large parts that share nothing may be sharded by themselves, before these units are.
 
     Args:
         module: a compiled module, or one that has compiled modules in it.

@@ -1,4 +1,7 @@
-"""Time and memory of planning models that fit on no machine, each in a process of its own."""
+"""Time and memory of planning models that fit on no machine, each in a process of its own.
+
+``python -m benchmarks.scale.planning [NAME ...]`` prints them as JSON.
+"""
 
 import json
 import resource
@@ -51,7 +54,7 @@ def measure(name: str, rounds: int = 3) -> list[dict[str, Any]]:
 
 
 def _in_process(name: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.scale.planning", name]
+    command = [sys.executable, "-m", "benchmarks.scale.planning", "--once", name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"planning {name} failed: {done.stderr[-2000:]}")
@@ -98,4 +101,9 @@ def _plan(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_plan(sys.argv[1])))
+    match sys.argv[1:]:
+        case ["--once", one]:
+            print(json.dumps(_plan(one)))
+        case names:
+            rows = [row for name in names or NAMES for row in measure(name)]
+            print(json.dumps({"rows": rows}, indent=1))

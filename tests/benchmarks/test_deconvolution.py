@@ -183,7 +183,7 @@ def train(model: nn.Module, steps: int) -> list[float]:
         ("ends", 9, lambda m: m),
         ("ends", 9, lambda m: npas.compile(m, "50%")),
         ("all", 30, lambda m: m),
-        # With the defaults, one bank for all, it takes two to four times as many steps.
+        # With the defaults, one bank for all, it takes more steps than a test should.
         ("all", 30, lambda m: npas.compile(m, "50%", n_banks=6)),
     ],
     ids=["ends", "ends-shared", "all", "all-shared"],

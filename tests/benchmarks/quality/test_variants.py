@@ -63,18 +63,21 @@ def test_disjoint_templates_stand_side_by_side_and_leave_a_rest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "budget", "n"),
+    ("name", "budget", "n", "left"),
     [
-        ("wrn-28-1", "15%", 22),
-        ("wrn-28-1", "20%", 21),
-        ("wrn-28-1", "35%", 18),
-        ("wrn-28-1", "50%", 16),
-        ("wrn-16-1-grey", "50%", 4),
+        ("wrn-28-1", "15%", 22, 7),
+        ("wrn-28-1", "20%", 21, 6),
+        ("wrn-28-1", "35%", 18, 0),
+        ("wrn-28-1", "50%", 16, 0),
+        ("wrn-16-1-grey", "50%", 4, 0),
     ],
 )
-def test_the_layers_with_a_twin_that_the_findings_count(name: str, budget: str, n: int) -> None:
+def test_the_layers_with_a_twin_that_the_findings_count(
+    name: str, budget: str, n: int, left: int
+) -> None:
     with room(1):
         assert twins(plan(budget, name)) == n
+    assert twins(plan(budget, name)) == left
     with room(2):
         assert twins(plan(budget, name)) <= 7
 
