@@ -72,8 +72,8 @@ def train(run: Run, sources: Sources) -> dict[str, Any]:
 
     The recipe's options: ``recalibrate``, see there; ``sharing_power``, of `npas.param_groups`;
     ``hold_coefficients``, the share of steps at the start in which coefficients stay as they are;
-    ``distil`` puts a teacher beside the task's loss, and ``prune`` takes
-    filters out of what was trained and trains on (`distil`, `prune`). Their fields are in the row.
+    ``distil`` puts a teacher beside the task's loss, and ``prune`` takes filters out of what was
+    trained and trains on (`distil`, `prune`). Their fields are in the row.
 
     Raises:
         DataError: if the task's data or the network's weights are not there.

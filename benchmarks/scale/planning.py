@@ -61,7 +61,7 @@ def _in_process(name: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _plan(name: str) -> dict[str, Any]:
+def plan_once(name: str) -> dict[str, Any]:
     """Plan once and return what it took; imports are not part of the times of the steps."""
     start = time.perf_counter()
     import hashlib
@@ -103,7 +103,7 @@ def _plan(name: str) -> dict[str, Any]:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["--once", one]:
-            print(json.dumps(_plan(one)))
+            print(json.dumps(plan_once(one)))
         case names:
             rows = [row for name in names or NAMES for row in measure(name)]
             print(json.dumps({"rows": rows}, indent=1))
