@@ -17,10 +17,12 @@ from npas.inplace import uncompile_
 from npas.mapping import Mapping
 from npas.passes.materialize import dense_state_dict, materialize
 from npas.plan import Plan
+from npas.ranks import check_ranks
+from npas.resetting import reset
 from npas.searching.cluster import cluster
 from npas.searching.search import search, search_model
 from npas.sharding import fsdp_units
-from npas.tools import param_groups, refresh, report, reset
+from npas.tools import param_groups, refresh, report
 
 __all__ = [
     "BudgetError",
@@ -32,6 +34,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "TraceError",
+    "check_ranks",
     "cluster",
     "compile",
     "compile_",

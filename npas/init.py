@@ -1,7 +1,8 @@
 """Start: banks, coefficients and gains such that every weight starts at the original's scale."""
 
+import contextlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -12,7 +13,9 @@ from npas.errors import NpasWarning
 from npas.originals import keep_originals
 from npas.passes.demand import Block
 from npas.plan import LayerPlan, Plan
+from npas.recompute import LiveWeights
 from npas.report import LayerStart
+from npas.sharding import is_sharded, write
 from npas.special import special
 
 INITS = ("random", "copy", "fit")
@@ -81,6 +84,8 @@ def draw_again(
 ) -> dict[str, LayerStart]:
     """Fill the banks as `initialise` does at random, without the original weights.
 
+    Of sharded banks one at a time is whole, on every rank the same.
+
     Args:
         plan: what was compiled.
         banks: the generated banks by name.
@@ -91,9 +96,25 @@ def draw_again(
     starts: dict[str, LayerStart] = {}
     for name, bank in banks.items():
         layers = plan.layers_of(name)
-        bank.theta.normal_()
-        starts |= _start(bank, layers, {x.name: stds.get(x.name, _usual(x)) for x in layers})
+        with whole(plan, name, bank) as drawn:
+            drawn.theta.normal_()
+            targets = {x.name: stds.get(x.name, _usual(x)) for x in layers}
+            starts |= _start(drawn, layers, targets)
     return starts
+
+
+@contextlib.contextmanager
+def whole(plan: Plan, name: str, bank: Bank) -> Iterator[Bank]:
+    """Return a bank, or a whole one that is written into it behind, where a rank has a part."""
+    if not is_sharded(bank.theta):
+        yield bank
+        return
+    drawn = Bank(plan, name, device=bank.theta.device, live=LiveWeights())
+    yield drawn
+    values = dict(drawn.named_parameters())
+    for local, parameter in bank.named_parameters():
+        write(parameter, values[local])
+    bank.set_gains(drawn.gain)
 
 
 def _usual(layer: LayerPlan) -> float:

@@ -5,10 +5,15 @@ forward and frees behind it. A bank serves many layers, so it is a unit of its o
 gathered from its first use in a step until its gradient is reduced.
 """
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import nn
 
 from npas.errors import NpasError
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 _HOW = (
     "for unit in npas.fsdp_units(module): fully_shard(unit, mesh=mesh, reshard_after_forward=False)"
@@ -78,3 +83,41 @@ def gather(bank: nn.Module) -> None:
             f"gathered; use {_HOW}"
         )
     bank.unshard()
+
+
+def reshard(module: nn.Module) -> None:
+    """Free what FSDP has gathered, so that parameters are the shards that are trained."""
+    for part in module.modules():
+        if in_fsdp(type(part)):
+            part.reshard()  # type: ignore[operator]
+
+
+def mesh_of(module: nn.Module) -> "DeviceMesh | None":
+    """Return the mesh that a module's parameters are sharded over, None if they are not."""
+    sharded: Any = next((p for p in module.parameters() if is_sharded(p)), None)
+    return None if sharded is None else sharded.device_mesh
+
+
+def same_number(number: torch.Tensor, mesh: "DeviceMesh") -> torch.Tensor:
+    """Return the number that the first rank of a mesh has."""
+    sent = number.to(mesh.device_type)
+    for dim in range(mesh.ndim):
+        torch.distributed.broadcast(sent, group=mesh.get_group(dim), group_src=0)
+    return sent
+
+
+def write(own: torch.Tensor, value: torch.Tensor) -> None:
+    """Write a whole tensor into a parameter or buffer, of which a rank may hold a part.
+
+    Args:
+        own: that is written.
+        value: of the same shape, and the same on all ranks.
+    """
+    if not is_sharded(own):
+        own.copy_(value)
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    shard: Any = own
+    part = distribute_tensor(value, shard.device_mesh, shard.placements, src_data_rank=None)
+    shard.to_local().copy_(part.to_local())

@@ -1,6 +1,6 @@
 """What a training loop needs around a compiled module."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +9,6 @@ from torch import nn
 from npas.bank import Bank, banks_of
 from npas.compiled import state_of
 from npas.errors import NpasError
-from npas.init import draw_again
-from npas.naming import nearest
 from npas.passes.collect import WeightOp, module_kind
 from npas.plan import LayerPlan
 from npas.report import Report
@@ -118,38 +116,6 @@ def refresh(ssn: nn.Module) -> None:
     """
     for bank in banks_of(ssn).values():
         bank.refresh()
-
-
-def reset(ssn: nn.Module, stds: Mapping[str, float] | None = None) -> None:
-    """Draw every bank again, each layer at the scale it was compiled at.
-
-    For a module that came from the meta device through ``to_empty``, whose banks and gains have no
-    values, or to start once more. Parameters that were kept belong to their modules, whose own
-    ``reset_parameters`` draws them.
-
-    Args:
-        ssn: a compiled module, on a real device.
-        stds: layer -> standard deviation to start at, for a module that was compiled on the meta
-            device. Layers that are neither here nor in the report start as torch.nn's
-            ``reset_parameters`` would.
-
-    Raises:
-        NpasError: if the module was not compiled by npas, is on the meta device, or a name in
-            ``stds`` is no generated layer.
-    """
-    state = state_of(ssn)
-    if state is None:
-        raise NpasError(f"{type(ssn).__name__} was not compiled by npas")
-    banks = banks_of(ssn)
-    if any(bank.theta.is_meta for bank in banks.values()):
-        raise NpasError("reset: the banks are on the meta device; call ssn.to_empty(device) first")
-    known = {name for bank in banks.values() for name in bank.layer_names()}
-    for name in stds or {}:
-        if name not in known:
-            raise NpasError(f"stds: {name!r} is no generated layer{nearest(name, known)}")
-    remembered = {n: start.std for n, start in state.report.starts.items() if n in known}
-    starts = draw_again(state.plan, banks, {**remembered, **(stds or {})})
-    state.report = replace(state.report, starts={**state.report.starts, **starts})
 
 
 def report(ssn: nn.Module) -> Report:

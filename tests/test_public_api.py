@@ -24,6 +24,7 @@ NAMES = [
     "Plan",
     "PlanError",
     "TraceError",
+    "check_ranks",
     "cluster",
     "compile",
     "compile_",
@@ -60,6 +61,7 @@ SIGNATURES = {
         "model, budget=None, *, plan=None, init='random', backend='auto', schedule='auto', "
         "recompute='auto', calibrate=None, fit_batches=None, **plan_arguments"
     ),
+    "check_ranks": "module, optimizer=None, *, group=None",
     "count": "model, plan, example_inputs=(), example_kwargs=None",
     "dense_state_dict": "ssn",
     "fit": "model, budget=None, *, batches=None, **arguments",
@@ -83,7 +85,7 @@ SIGNATURES = {
     "param_groups": "module, weight_decay=0.0, *, lr=None, sharing_power=0.0",
     "refresh": "ssn",
     "report": "ssn",
-    "reset": "ssn, stds=None",
+    "reset": "ssn, stds=None, *, init=None",
 }
 
 
