@@ -21,7 +21,7 @@ from npas.ranks import check_ranks
 from npas.resetting import reset
 from npas.searching.cluster import cluster
 from npas.searching.search import search, search_model
-from npas.sharding import fsdp_units
+from npas.sharding import fsdp_units, parallelize_module
 from npas.tools import param_groups, refresh, report
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "load",
     "load_dense_",
     "materialize",
+    "parallelize_module",
     "param_groups",
     "plan",
     "refresh",

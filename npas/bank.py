@@ -29,7 +29,7 @@ from npas.kernels.combine_linear.op import supported
 from npas.passes.demand import EMBEDDING
 from npas.plan import LayerPlan, Plan
 from npas.recompute import LiveWeights, Recipe, can_recompute, can_sink, is_vmapped
-from npas.sharding import gather, in_fsdp, is_sharded
+from npas.sharding import gather, in_fsdp, is_sharded, summed
 
 # Their operators run in autocast's dtype, so the weight is made in it and not cast again.
 _AUTOCAST_KINDS = frozenset({"linear", "conv", "transposed conv"})
@@ -91,6 +91,8 @@ class Bank(nn.Module):
 
     #: Whether fully_shard made the class.
     _in_fsdp = False
+    #: Group of ranks that use parts of the weights (`npas.tensor_parallel`), or None.
+    summed_over: Any = None
 
     def __init__(
         self,
@@ -211,7 +213,7 @@ class Bank(nn.Module):
         """
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return self(layer)
-        whole = whole or (self._live.makes_whole and layer not in self._rows_only)
+        whole = (whole or self._live.makes_whole) and layer not in self._rows_only
         again = self._slots[layer].layer.uses > 1
         make = self if whole else lambda: {layer: self(layer)}
         return self._live.read(layer, self._state(), make, again=again, hold=hold)
@@ -303,6 +305,10 @@ class Bank(nn.Module):
         slot = self._slots[layer]
         return slot.layer, slot.coefficient, slot.scale
 
+    def note_values(self) -> None:
+        """Take note that parameters or gains were written from outside."""
+        self._note_gains()
+
     def _note_gains(self) -> None:
         # Read once, not in forward: on a GPU that would wait for the device.
         ones = [False] * len(self.gain) if self.gain.is_meta else (self.gain == 1).tolist()
@@ -316,7 +322,7 @@ class Bank(nn.Module):
         self._note_gains()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": None, "_calls": None}
+        return self.__dict__ | {"_cache": None, "_calls": None, "summed_over": None}
 
     def sources(self) -> Sources:
         """Return what the weights are made from, with grad where enabled."""
@@ -335,7 +341,8 @@ class Bank(nn.Module):
                 parts.append((self.scale[slot.scale] / k).expand(k))
         # With one kind of coefficient, the usual case, they are read where they are.
         coef = empty if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
-        return Sources(self.theta, coef, empty if self.mask is None else self.mask)
+        found = Sources(self.theta, coef, empty if self.mask is None else self.mask)
+        return found if self.summed_over is None else summed(found, self.summed_over)
 
     def _be_whole(self) -> None:
         """Gather the bank if it is sharded; its dtype may change with that."""

@@ -23,6 +23,7 @@ from npas.passes.structure import analyse
 from npas.pipeline import Recorder, assemble, check_backend
 from npas.plan import Plan
 from npas.planning import check_fits
+from npas.sharding import gathered, on_first_rank
 
 _PLAN = "plan.json"
 _WEIGHTS = "model.safetensors"
@@ -34,6 +35,9 @@ def save(ssn: nn.Module, folder: str | os.PathLike[str]) -> None:
 
     Both files are written beside their place and then moved onto it. The safetensors file carries
     the plan too, so an interrupted save leaves either the earlier or the new module complete.
+
+    Of a sharded module every rank calls this: tensors are gathered one after the other, the first
+    rank writes, and all return when it has.
 
     Args:
         ssn: from `npas.compile`.
@@ -51,16 +55,22 @@ def save(ssn: nn.Module, folder: str | os.PathLike[str]) -> None:
     how = json.dumps(dict(state.how))
     # Tied and sliced tensors would be refused by safetensors as sharing memory.
     tensors = {
-        name: value.detach().cpu().contiguous().clone()
+        name: gathered(value).detach().cpu().contiguous().clone()
         for name, value in ssn.state_dict().items()
         if isinstance(value, torch.Tensor)
     }
+    with on_first_rank(ssn) as writes:
+        if writes:
+            _write(path, plan, how, tensors)
+
+
+def _write(path: Path, plan: str, how: str, tensors: Mapping[str, torch.Tensor]) -> None:
     metadata = {"npas": _FORMAT, "plan": plan, "how": how}
     metadata["sha256"] = _digest(plan + how, tensors)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path, prefix=".saving-") as scratch:
-            save_file(tensors, Path(scratch, _WEIGHTS), metadata)
+            save_file(dict(tensors), Path(scratch, _WEIGHTS), metadata)
             Path(scratch, _PLAN).write_text(plan, encoding="utf-8")
             for name in (_WEIGHTS, _PLAN):
                 with Path(scratch, name).open("rb+") as file:

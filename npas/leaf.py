@@ -40,6 +40,14 @@ class Reads(Multiplies, Protocol):
         ...
 
 
+class Places(Protocol):
+    """Where the ranks of a mesh have a weight."""
+
+    def place(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return this rank's part of a whole weight."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where one weight of a module comes from.
@@ -49,20 +57,24 @@ class Source:
         layer: its name in the bank.
         schedule: one of `npas.passes.schedule.SCHEDULES`.
         rows_only: whether it is an embedding of which only rows are read.
+        placed: what makes it this rank's part under tensor parallelism, or None.
     """
 
     bank: Reads
     layer: str
     schedule: str = "layer"
     rows_only: bool = False
+    placed: Places | None = None
 
     def make(self) -> torch.Tensor:
         """Return the weight, the one of this forward pass where it is kept."""
-        return self.bank.read(self.layer, whole=self.schedule == "bank")
+        weight = self.bank.read(self.layer, whole=self.schedule == "bank")
+        return weight if self.placed is None else self.placed.place(weight)
 
     def defer(self) -> torch.Tensor | Deferred:
         """Return the weight, or what multiplies without it where that may pay."""
-        if self.schedule not in ("auto", "fused") or torch.compiler.is_compiling():
+        plain = self.schedule in ("auto", "fused") and self.placed is None
+        if not plain or torch.compiler.is_compiling():
             return self.make()
         deferred = self.bank.defer(self.layer, always=self.schedule == "fused")
         return self.bank.read(self.layer, hold=False) if deferred is None else deferred
@@ -270,7 +282,7 @@ def _forward(
             return functional(self, weight, *args, **kwargs)
         if rows:
             source = self.__dict__[SOURCES]["weight"]
-            if source.rows_only:
+            if source.rows_only and source.placed is None:
                 return source.bank(source.layer, rows=args[0] if args else kwargs["input"])
         return original.forward(self, *args, **kwargs)
 

@@ -66,7 +66,7 @@ class Shapeshifter(Compiled, fx.GraphModule):
         self.__dict__.update(root.__dict__)
         rebind_hooks(self, {id(root): self})
         self._npas = state
-        self._guards = dict(guards)
+        self._guards: Mapping[bool, Guard] = dict(guards)
         own = (*_OF_GRAPH, *self._fx_own, *_OF_NPAS, SOURCES, ORDER)
         exported = not all(guard.compiles for guard in guards.values())
         self._watch = Watch(self, watched, but=own, of_dtype=exported)

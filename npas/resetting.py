@@ -52,9 +52,9 @@ def reset(
             weight gives that layer's standard deviation. None leaves kept values as they are.
 
     Raises:
-        NpasError: if the module was not compiled by npas, is on the meta device, a name in
-            ``stds`` is no generated layer, or ``init`` leaves something without a value. Banks are
-            as they were then.
+        NpasError: if the module was not compiled by npas, is on the meta device or went through
+            `npas.parallelize_module`, if a name in ``stds`` is no generated layer, or ``init``
+            leaves something without a value. Banks are as they were then.
     """
     state = state_of(ssn)
     if state is None:
@@ -62,6 +62,8 @@ def reset(
     banks = banks_of(ssn)
     if any(bank.theta.is_meta for bank in banks.values()):
         raise NpasError("reset: the banks are on the meta device; call ssn.to_empty(device) first")
+    if any(bank.summed_over is not None for bank in banks.values()):
+        raise NpasError("reset: the module is parallelized; call reset before parallelize_module")
     known = {name for bank in banks.values() for name in bank.layer_names()}
     for name in stds or {}:
         if name not in known:

@@ -1,10 +1,12 @@
-"""Banks under FSDP2: which units to shard, and what is done where a bank is sharded.
+"""Compiled modules on several ranks: what FSDP2 shards, and what is done where a bank is sharded.
 
 ``fully_shard`` puts a module's parameters into one unit, which it gathers before that module's
 forward and frees behind it. A bank serves many layers, so it is a unit of its own that stays
 gathered from its first use in a step until its gradient is reduced.
 """
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +16,9 @@ from npas.errors import NpasError
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor.parallel import ParallelStyle
+
+    from npas.calls import Sources
 
 _HOW = (
     "for unit in npas.fsdp_units(module): fully_shard(unit, mesh=mesh, reshard_after_forward=False)"
@@ -37,7 +42,7 @@ def fsdp_units(module: nn.Module) -> list[nn.Module]:
         module: a compiled module, or one that has compiled modules in it.
 
     Raises:
-        NpasError: if nothing in the module is compiled, or something is sharded already.
+        NpasError: if nothing in the module is compiled, or a bank is sharded already.
     """
     from npas.bank import Bank
 
@@ -46,10 +51,49 @@ def fsdp_units(module: nn.Module) -> list[nn.Module]:
         raise NpasError(
             f"fsdp_units takes a compiled module; {type(module).__name__} has no bank in it"
         )
-    sharded = [name for name, p in module.named_parameters() if is_sharded(p)]
-    if sharded:
-        raise NpasError(f"{sharded[0]} is sharded already; call fsdp_units before fully_shard")
+    for bank in banks:
+        if is_sharded(bank.get_parameter("theta")):
+            raise NpasError("a bank is sharded already; call fsdp_units before fully_shard")
     return [*banks, module]
+
+
+def parallelize_module(
+    ssn: nn.Module, mesh: "DeviceMesh", plan: Mapping[str, "ParallelStyle"]
+) -> nn.Module:
+    """Parallelize a compiled module, as ``torch.distributed.tensor.parallel`` does an ordinary one.
+
+    ::
+
+        npas.parallelize_module(
+            ssn,
+            mesh,
+            {
+                "blocks.*.up": ColwiseParallel(),
+                "blocks.*.down": RowwiseParallel(),
+            },
+        )
+
+    Banks are whole on every rank: they get the values of the mesh's first, and their gradients are
+    added up over the mesh. A rank makes a whole weight and multiplies with its part, so products
+    and activations are divided and generation is not. What FSDP2 shards besides is sharded behind
+    this, over another dimension of the mesh.
+
+    Args:
+        ssn: a compiled module, changed in place; it runs the original's forward from here on.
+        mesh: of one dimension.
+        plan: path of a module, with wildcards, -> style: ``ColwiseParallel``, ``RowwiseParallel``,
+            or another that shards weights along one dimension.
+
+    Returns:
+        The module.
+
+    Raises:
+        NpasError: if the module was not compiled, is sharded or parallelized already, or the mesh
+            has several dimensions.
+    """
+    from npas.tensor_parallel import place
+
+    return place(ssn, mesh, plan)
 
 
 def in_fsdp(cls: type) -> bool:
@@ -98,6 +142,26 @@ def mesh_of(module: nn.Module) -> "DeviceMesh | None":
     return None if sharded is None else sharded.device_mesh
 
 
+def gathered(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a parameter or buffer whole; a collective where it is sharded."""
+    if not is_sharded(tensor):
+        return tensor
+    shards: Any = tensor
+    return shards.full_tensor()
+
+
+@contextlib.contextmanager
+def on_first_rank(module: nn.Module) -> Iterator[bool]:
+    """Tell whether this process does what is done once; all leave together."""
+    if mesh_of(module) is None:
+        yield True
+        return
+    try:
+        yield torch.distributed.get_rank() == 0
+    finally:
+        torch.distributed.barrier()
+
+
 def same_number(number: torch.Tensor, mesh: "DeviceMesh") -> torch.Tensor:
     """Return the number that the first rank of a mesh has."""
     sent = number.to(mesh.device_type)
@@ -121,3 +185,25 @@ def write(own: torch.Tensor, value: torch.Tensor) -> None:
     shard: Any = own
     part = distribute_tensor(value, shard.device_mesh, shard.placements, src_data_rank=None)
     shard.to_local().copy_(part.to_local())
+
+
+def summed(sources: "Sources", group: Any) -> "Sources":
+    """Return sources whose gradients are added up over a group of ranks."""
+    return type(sources)(
+        *(_Summed.apply(s, group) if s.requires_grad else s for s in sources)  # pyright: ignore
+    )
+
+
+class _Summed(torch.autograd.Function):
+    """A tensor, whose gradient is added up over a group of ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, group: Any) -> torch.Tensor:
+        ctx.group = group
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor, None]:
+        found = grads[0].contiguous().clone()
+        torch.distributed.all_reduce(found, group=ctx.group)
+        return found, None

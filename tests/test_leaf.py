@@ -40,6 +40,14 @@ def test_it_prints_as_the_module_it_stands_for() -> None:
     assert repr(leaf_of(ssn, "1")) == repr(nn.LSTM(8, 8))
 
 
+def test_an_embeddings_weight_is_read_whole_where_its_bank_makes_all_at_once() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(16, 8), nn.Linear(8, 8))
+    ssn = npas.compile(model, 0.6, groups="single", schedule="bank")
+    rows = ssn(torch.arange(16))
+    assert torch.equal(ssn[1](ssn[0].weight), rows)  # type: ignore[index]
+
+
 def test_its_attributes_are_the_modules() -> None:
     leaf = leaf_of(make(nn.Conv2d(4, 8, 3, stride=2)))
     assert (leaf.in_channels, leaf.stride) == (4, (2, 2))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.scale.__main__ import long
-from benchmarks.scale.measured import BUDGETS, DENSE, _on_rank, cases
+from benchmarks.scale.measured import DENSE, _on_rank, cases
 from benchmarks.scale.planning import plan_once
 from benchmarks.scale.ranks import on_ranks
 from benchmarks.scale.report import PAGE, SUMMARY, page
@@ -24,8 +24,8 @@ def test_a_configuration_is_planned_without_its_weights(name: str, billions: flo
 
 
 def test_a_rank_holds_and_sends_less_than_of_the_dense_network() -> None:
-    chosen = [("FSDP2", DENSE), ("FSDP2", "10%"), ("DDP", "10%")]
-    for dense, ours, ddp in on_ranks(2, _on_rank, chosen):
+    chosen = [("FSDP2", DENSE), ("FSDP2", "10%"), ("DDP", "10%"), ("FSDP2, 4 stages", "50%")]
+    for dense, ours, ddp, stages in on_ranks(2, _on_rank, chosen):
         assert ours["trainable"] <= 0.1 * dense["trainable"]
         assert ours["parameters"] <= 0.51 * ours["trainable"]
         assert ours["optimizer"] < 0.11 * dense["optimizer"]
@@ -34,6 +34,7 @@ def test_a_rank_holds_and_sends_less_than_of_the_dense_network() -> None:
         assert dense["sent"] == 3 * dense["trainable"]
         assert 2 * ours["trainable"] <= ours["sent"] < 2.1 * ours["trainable"]
         assert ddp["sent"] == ddp["trainable"]
+        assert stages["peak"] < 0.7 * dense["peak"]
 
 
 @pytest.fixture(scope="module")
@@ -56,5 +57,5 @@ def test_committed_rows_are_within_what_is_promised(committed: dict[str, Any]) -
         case = f"{way}, {budget}, {n} ranks"
         if way == "DDP":
             assert rows[case, "sent"] == rows[case, "trainable"]
-        elif budget in BUDGETS:
-            assert rows[case, "peak"] < rows[f"FSDP2, {DENSE}, {n} ranks", "peak"] * 1.02
+        elif budget != DENSE and ("stages" in way or budget != "50%"):
+            assert rows[case, "peak"] < rows[f"FSDP2, {DENSE}, {n} ranks", "peak"]
