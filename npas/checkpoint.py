@@ -1,16 +1,11 @@
 """Save and load: a folder with plan.json and safetensors, no pickle."""
 
-import hashlib
-import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from npas.compiled import state_of
@@ -23,18 +18,17 @@ from npas.passes.structure import analyse
 from npas.pipeline import Recorder, assemble, check_backend
 from npas.plan import Plan
 from npas.planning import check_fits
+from npas.saved import Saved, read_folder, write_folder
+from npas.saved_before import is_before, read_before
 from npas.sharding import gathered, on_first_rank
-
-_PLAN = "plan.json"
-_WEIGHTS = "model.safetensors"
-_FORMAT = "1"
 
 
 def save(ssn: nn.Module, folder: str | os.PathLike[str]) -> None:
-    """Write a compiled module to a folder: ``plan.json`` and ``model.safetensors``.
+    """Write a compiled module to a folder: ``plan.json``, and safetensors in a file that it names.
 
-    Both files are written beside their place and then moved onto it. The safetensors file carries
-    the plan too, so an interrupted save leaves either the earlier or the new module complete.
+    Tensors are written first, to a file named by its hash; then ``plan.json`` is replaced, and a
+    file that it does not name is removed. A crash at any point leaves the earlier module or the
+    new one, whole, and so does another process that saves into the folder.
 
     Of a sharded module every rank calls this: tensors are gathered one after the other, the first
     rank writes, and all return when it has.
@@ -50,9 +44,6 @@ def save(ssn: nn.Module, folder: str | os.PathLike[str]) -> None:
     state = state_of(ssn)
     if state is None:
         raise NpasError(f"{type(ssn).__name__} was not compiled by npas; save takes what it made")
-    path = Path(folder)
-    plan = state.plan.to_json()
-    how = json.dumps(dict(state.how))
     # Tied and sliced tensors would be refused by safetensors as sharing memory.
     tensors = {
         name: gathered(value).detach().cpu().contiguous().clone()
@@ -61,24 +52,7 @@ def save(ssn: nn.Module, folder: str | os.PathLike[str]) -> None:
     }
     with on_first_rank(ssn) as writes:
         if writes:
-            _write(path, plan, how, tensors)
-
-
-def _write(path: Path, plan: str, how: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    metadata = {"npas": _FORMAT, "plan": plan, "how": how}
-    metadata["sha256"] = _digest(plan + how, tensors)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path, prefix=".saving-") as scratch:
-            save_file(dict(tensors), Path(scratch, _WEIGHTS), metadata)
-            Path(scratch, _PLAN).write_text(plan, encoding="utf-8")
-            for name in (_WEIGHTS, _PLAN):
-                with Path(scratch, name).open("rb+") as file:
-                    os.fsync(file.fileno())
-            os.replace(Path(scratch, _PLAN), path / _PLAN)
-            os.replace(Path(scratch, _WEIGHTS), path / _WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written ({error})") from error
+            write_folder(Path(folder), state.plan, state.how, tensors)
 
 
 def load(
@@ -111,20 +85,17 @@ def load(
     """
     check_choice("backend", backend, BACKENDS)
     path = Path(folder)
-    metadata, tensors = _read(path / _WEIGHTS)
-    text, how = metadata["plan"], metadata["how"]
-    if _digest(text + how, tensors) != metadata["sha256"]:
-        raise CheckpointError(f"{path / _WEIGHTS}: altered since it was saved (its hash differs)")
-    _check_plan_file(path / _PLAN, text)
+    saved = read_before(path) if is_before(path) else read_folder(path)
+    plan, tensors = saved.plan, saved.tensors
+    _check_size(path, saved)
+    original = model if isinstance(model, nn.Module) else model()
     try:
-        plan = Plan.from_json(text)
-        original = model if isinstance(model, nn.Module) else model()
         check_fits(plan, original)
         check_backend(original, backend)
     except PlanError as error:
         raise CheckpointError(f"{path}: {error}") from error
     examples = as_tuple(example_inputs), example_kwargs
-    ssn = _build(original, plan, json.loads(how), backend, *examples)
+    ssn = _build(original, plan, saved.how, backend, *examples)
     _check_tensors(path, ssn, tensors)
     _allocate_as(ssn, tensors)
     left = [n for n, t in (*ssn.named_parameters(), *ssn.named_buffers()) if t.is_meta]
@@ -133,8 +104,19 @@ def load(
             f"{path}: {left[0]} is on the meta device and not in the file (a buffer that is not "
             "persistent); make the model on a real device"
         )
-    ssn.load_state_dict(tensors, strict=False)
+    ssn.load_state_dict(dict(tensors), strict=False)
     return ssn
+
+
+def _check_size(path: Path, saved: Saved) -> None:
+    """Check that a plan's banks can be in the file, before any is allocated."""
+    sizes = {bank.name: bank.size for bank in saved.plan.banks}
+    if sum(sizes.values()) > saved.n_bytes:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise CheckpointError(
+            f"{path}: bank {largest} has {sizes[largest]:,} elements by the plan, and all tensors "
+            f"that were saved have {saved.n_bytes:,} bytes"
+        )
 
 
 def _build(
@@ -182,39 +164,6 @@ def _allocate_as(ssn: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
                 held[name] = new.get(id(tensor), tensor)
 
 
-def _read(path: Path) -> tuple[Mapping[str, str], dict[str, torch.Tensor]]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: not there; load takes a folder that npas.save wrote")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: truncated or not safetensors ({error})") from error
-    if metadata.get("npas") != _FORMAT or not {"plan", "how", "sha256"} <= set(metadata):
-        raise CheckpointError(f"{path}: not written by this version of npas.save")
-    return metadata, tensors
-
-
-def _check_plan_file(path: Path, text: str) -> None:
-    if not path.exists():
-        return  # the plan in the weights file is the one that was saved with them
-    try:
-        found = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
-    if found == text:
-        return
-    try:
-        Plan.from_json(found)
-    except PlanError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    raise CheckpointError(
-        f"{path}: not the plan that {_WEIGHTS} was saved with (an interrupted save, or edited); "
-        f"{_WEIGHTS} carries its own: delete {_PLAN} to load with that"
-    )
-
-
 def _check_tensors(path: Path, ssn: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     expected = ssn.state_dict()
     for name, value in expected.items():
@@ -231,12 +180,3 @@ def _check_tensors(path: Path, ssn: nn.Module, tensors: Mapping[str, torch.Tenso
     unknown = sorted(set(tensors) - set(expected))
     if unknown:
         raise CheckpointError(f"{path}: {unknown[0]} is not in the model")
-
-
-def _digest(plan: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256(plan.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

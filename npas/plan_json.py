@@ -43,6 +43,7 @@ def read_plan(text: str) -> Plan:
         raise PlanError(f"plan: not JSON ({error})") from error
     if not isinstance(data, dict):
         raise PlanError("plan: must be a JSON object")
+    data.pop("saved", None)  # where `npas.save` names the tensors
     if not _same(data.get("npas_plan"), VERSION):
         raise PlanError(
             f"npas_plan: {data.get('npas_plan')!r} found, {VERSION} required; plan again with this "

@@ -1,6 +1,8 @@
 import copy
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,16 +10,24 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 import npas
+import npas.saved as saved_module
+from benchmarks.kills import kill_saves
 from npas.errors import CheckpointError, NpasError, PlanError
 from npas.module import Shapeshifter
+from npas.saved import _hash_of_plan, write_folder
 
 pytestmark = pytest.mark.pure
 
-FILES = ("plan.json", "model.safetensors")
+
+def files_of(folder: Path) -> tuple[Path, Path]:
+    """Return plan.json and the only other file, which it names."""
+    plan, weights = sorted(folder.iterdir())
+    assert plan.name == "plan.json"
+    assert weights.name == json.loads(plan.read_text())["saved"]["file"]
+    return plan, weights
 
 
 class Net(nn.Module):
@@ -73,9 +83,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Shapeshifter]
 @pytest.fixture
 def folder(saved: tuple[Path, Shapeshifter], tmp_path: Path) -> Path:
     """Return a copy of the saved folder that a test may spoil."""
-    for name in FILES:
-        (tmp_path / name).write_bytes((saved[0] / name).read_bytes())
-    return tmp_path
+    shutil.copytree(saved[0], tmp_path / "copy")
+    return tmp_path / "copy"
 
 
 def refused(folder: Path, match: str | None = None, **options: Any) -> CheckpointError:
@@ -96,7 +105,7 @@ def test_what_is_loaded_is_what_was_saved(
 ) -> None:
     ssn = trained(budget, **options)
     npas.save(ssn, tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(FILES)
+    files_of(tmp_path)
     loaded = npas.load(tmp_path, Net)
     assert_same(loaded, ssn)
     assert loaded._npas.plan == ssn._npas.plan
@@ -136,51 +145,64 @@ def test_loading_trains_on(saved: tuple[Path, Shapeshifter]) -> None:
 def test_the_files_are_plain(saved: tuple[Path, Shapeshifter]) -> None:
     folder, ssn = saved
     assert npas.Plan.load(folder / "plan.json") == ssn._npas.plan
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
+    weights = files_of(folder)[1]
+    assert hashlib.sha256(weights.read_bytes()).hexdigest()[:16] in weights.name
+    with safe_open(weights, framework="pt") as file:
         keys = list(file.keys())
         assert sorted(keys) == sorted(ssn.state_dict())
-        assert json.loads(file.metadata()["plan"])["npas_plan"] == 1
     assert sum(key.endswith("theta") for key in keys) == 1
     assert not any("head.weight" in key or "embedding.weight" in key for key in keys)
 
 
 def test_saving_again_replaces(saved: tuple[Path, Shapeshifter], folder: Path) -> None:
     other = trained(0.4, seed=3)
+    before = files_of(folder)[1]
     npas.save(other, folder)
+    assert files_of(folder)[1] != before
     assert_same(npas.load(folder, Net), other)
+    files = [path.read_bytes() for path in files_of(folder)]
+    npas.save(other, folder)
+    assert [path.read_bytes() for path in files_of(folder)] == files
 
 
 def test_saving_makes_the_folders(tmp_path: Path) -> None:
     npas.save(trained(), tmp_path / "a" / "b")
-    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == sorted(FILES)
+    files_of(tmp_path / "a" / "b")
 
 
-@pytest.mark.parametrize("fails_at", [1, 2])
+@pytest.mark.parametrize("call", ["replace", "fsync", "unlink"])
 def test_an_interrupted_save_leaves_a_whole_module(
-    folder: Path,
-    saved: tuple[Path, Shapeshifter],
-    monkeypatch: pytest.MonkeyPatch,
-    fails_at: int,
+    folder: Path, saved: tuple[Path, Shapeshifter], monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    calls: list[Any] = []
-    replace = os.replace
+    other = trained(0.4, seed=3)
+    states: list[bool] = []
+    for fails_at in range(1, 9):
+        calls: list[Any] = []
+        original = getattr(os, call)
 
-    def interrupted(*args: Any, **kwargs: Any) -> None:
-        calls.append(args)
-        if len(calls) == fails_at:
-            raise KeyboardInterrupt
-        replace(*args, **kwargs)
+        def interrupted(*args: Any, **kwargs: Any) -> Any:
+            calls.append(args)  # noqa: B023
+            if len(calls) == fails_at:  # noqa: B023
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)  # noqa: B023
 
-    monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        npas.save(trained(0.4, seed=3), folder)
-    monkeypatch.undo()
-    assert sorted(p.name for p in folder.iterdir()) == sorted(FILES)
-    if fails_at == 2:
-        # The weights carry the plan that they were saved with.
-        refused(folder, "interrupted save")
-        (folder / "plan.json").unlink()
-    assert_same(npas.load(folder, Net), saved[1])
+        shutil.rmtree(folder)
+        shutil.copytree(saved[0], folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, interrupted)
+            try:
+                npas.save(other, folder)
+            except KeyboardInterrupt:
+                pass
+            else:
+                break  # past the last call
+        loaded = npas.load(folder, Net)
+        states.append(loaded._npas.plan == other._npas.plan)
+        assert_same(loaded, other if states[-1] else saved[1])
+        npas.save(other, folder)
+        files_of(folder)  # what was left is gone
+    assert states == sorted(states)
+    assert states
 
 
 def test_saving_where_nothing_can_be_written(tmp_path: Path) -> None:
@@ -201,27 +223,27 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_missing_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    refused(folder, r"model\.safetensors: not there")
+    files_of(folder)[1].unlink()
+    refused(folder, r"weights-\w+\.safetensors: not there; plan\.json names it")
 
 
-def test_a_missing_plan_is_in_the_weights_file(
-    folder: Path, saved: tuple[Path, Shapeshifter]
-) -> None:
+def test_a_missing_plan(folder: Path) -> None:
     (folder / "plan.json").unlink()
-    assert_same(npas.load(folder, Net), saved[1])
+    refused(folder, r"plan\.json: not there; load takes a folder that npas\.save wrote")
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_truncated_anywhere(folder: Path, name: str) -> None:
-    whole = (folder / name).read_bytes()
-    for end in (0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1):
-        (folder / name).write_bytes(whole[:end])
+@pytest.mark.parametrize("file", [0, 1])
+def test_truncated_anywhere(folder: Path, file: int) -> None:
+    path = files_of(folder)[file]
+    whole = path.read_bytes()
+    for end in (0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 2):
+        path.write_bytes(whole[:end])
         refused(folder)
 
 
-def test_a_bit_flipped_anywhere_in_the_weights(folder: Path) -> None:
-    path = folder / "model.safetensors"
+@pytest.mark.parametrize("file", [0, 1])
+def test_a_bit_flipped_anywhere(folder: Path, file: int) -> None:
+    path = files_of(folder)[file]
     whole = bytearray(path.read_bytes())
     for position in range(0, len(whole), len(whole) // 40):
         spoiled = bytearray(whole)
@@ -230,46 +252,125 @@ def test_a_bit_flipped_anywhere_in_the_weights(folder: Path) -> None:
         refused(folder)
 
 
-def rewrite(
-    folder: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str]], object]
-) -> None:
-    """Write the weights file anew, consistent in itself, with something changed."""
-    path = folder / "model.safetensors"
-    with safe_open(path, framework="pt") as file:
-        metadata = dict(file.metadata())
+def consistent(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Write the tensors anew, with something changed and every hash right."""
+    plan, weights = files_of(folder)
+    with safe_open(weights, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    change(tensors, metadata)
-    save_file(tensors, path, metadata)
-
-
-def test_a_value_changed(folder: Path) -> None:
-    rewrite(folder, lambda tensors, _: tensors["npas.banks.b0.theta"].add_(1))
-    refused(folder, "altered since it was saved")
+    change(tensors)
+    how = json.loads(plan.read_text())["saved"]["how"]
+    write_folder(folder, npas.Plan.load(plan), how, tensors)
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "match"),
     [
-        lambda tensors, metadata: tensors.pop("fc.bias"),
-        lambda tensors, metadata: tensors.update(extra=torch.zeros(2)),
-        lambda tensors, metadata: tensors.update({"fc.bias": tensors["fc.bias"].double()}),
-        lambda tensors, metadata: tensors.update({"fc.bias": tensors["fc.bias"][None]}),
-        lambda tensors, metadata: metadata.pop("plan"),
-        lambda tensors, metadata: metadata.pop("sha256"),
-        lambda tensors, metadata: metadata.pop("npas"),
-        lambda tensors, metadata: metadata.update(npas="99"),
-        lambda tensors, metadata: metadata.update(sha256="0" * 64),
-        lambda tensors, metadata: metadata.update(plan=metadata["plan"] + " "),
+        (lambda tensors: tensors.pop("fc.bias"), "fc.bias is missing"),
+        (lambda tensors: tensors.update(extra=torch.zeros(2)), "extra is not in the model"),
+        (lambda t: t.update({"fc.bias": t["fc.bias"].long()}), "of torch.int64, the model has"),
+        (lambda t: t.update({"fc.bias": t["fc.bias"][None]}), r"fc.bias is \(1, 16\)"),
     ],
 )
-def test_tensors_or_metadata_changed(folder: Path, change: Callable[..., None]) -> None:
-    rewrite(folder, change)
-    refused(folder)
+def test_other_tensors(folder: Path, change: Callable[..., None], match: str) -> None:
+    consistent(folder, change)
+    refused(folder, match)
 
 
-def test_safetensors_of_someone_else(folder: Path) -> None:
-    save_file({"a": torch.zeros(3)}, folder / "model.safetensors")
-    refused(folder, r"not written by this version of npas\.save")
+def test_a_file_of_something_else_under_the_right_name(folder: Path) -> None:
+    plan, weights = files_of(folder)
+    weights.unlink()
+    data = b"no tensors" * 100
+    digest = hashlib.sha256(data).hexdigest()
+    head = json.loads(plan.read_text())["saved"]
+    head |= {"file": f"weights-{digest[:16]}.safetensors", "bytes": len(data), "sha256": digest}
+    (folder / head["file"]).write_bytes(data)
+    sign(plan, head)
+    refused(folder, "not safetensors")
+
+
+def sign(path: Path, head: dict[str, Any]) -> None:
+    """Write plan.json with this part about tensors, its hash right."""
+    data = json.loads(path.read_text())
+    head["plan_sha256"] = _hash_of_plan(npas.Plan.load(path), head)
+    path.write_text(json.dumps(data | {"saved": head}))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"format": 99}, "saved.format: 99 found, 2 required"),
+        ({"format": True}, "saved.format"),
+        ({"file": "../weights-0123456789abcdef.safetensors"}, "saved.file"),
+        ({"file": "/etc/passwd"}, "saved.file"),
+        ({"file": None}, "saved.file"),
+        ({"bytes": -1}, "saved.bytes"),
+        ({"bytes": "1"}, "saved.bytes"),
+        ({"bytes": 10**12}, "bytes, 1,000,000,000,000 were saved"),
+        ({"sha256": "0" * 64}, "altered since it was saved"),
+        ({"sha256": 3}, "saved.sha256"),
+        ({"how": {}}, "saved.how"),
+        ({"how": None}, "saved.how"),
+        ({"more": 1}, "saved.more"),
+    ],
+)
+def test_fields_about_the_tensors(folder: Path, change: dict[str, Any], field: str) -> None:
+    plan = files_of(folder)[0]
+    sign(plan, json.loads(plan.read_text())["saved"] | change)
+    refused(folder, field)
+
+
+def test_how_it_was_compiled_is_checked(folder: Path) -> None:
+    plan = files_of(folder)[0]
+    head = json.loads(plan.read_text())["saved"]
+    wrong: list[dict[str, Any]] = [
+        {"schedule": "no such"},
+        {"schedule": []},
+        {"recompute": 1},
+        {"n_inputs": -1},
+        {"n_inputs": True},
+        {"keywords": [1]},
+        {"keywords": "x"},
+        {"frontend": 3},
+    ]
+    for change in wrong:
+        sign(plan, head | {"how": head["how"] | change})
+        refused(folder, "saved.how")
+
+
+def test_a_link_in_place_of_the_tensors(folder: Path) -> None:
+    weights = files_of(folder)[1]
+    weights.rename(folder / "elsewhere")
+    weights.symlink_to(folder / "elsewhere")
+    refused(folder, "a link")
+
+
+def test_a_plan_that_asks_for_more_than_the_file_has(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(10**6, 10**6, bias=False), nn.Linear(2, 2))
+    plan = npas.plan(model, 10**9, groups="single")
+    how = {"frontend": "fx", "n_inputs": 1, "keywords": [], "schedule": "auto", "recompute": "auto"}
+    write_folder(tmp_path, plan, how, {"a": torch.zeros(3)})
+    with pytest.raises(CheckpointError, match="elements by the plan, and all tensors"):
+        npas.load(tmp_path, model)
+
+
+def test_a_plan_larger_than_any(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saved_module, "MOST_PLAN_BYTES", 1000)
+    refused(folder, "larger than any plan, 1,000 bytes")
+
+
+def test_saved_anew_while_it_is_read(
+    folder: Path, saved: tuple[Path, Shapeshifter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, read = trained(0.4, seed=3), saved_module._read
+
+    def slow(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        npas.save(other, folder)
+        return read(*arguments)
+
+    monkeypatch.setattr(saved_module, "_read", slow)
+    assert_same(npas.load(folder, Net), other)
 
 
 def altered(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -310,8 +411,12 @@ def test_a_plan_that_is_not_text(folder: Path) -> None:
 
 
 def test_a_valid_plan_that_is_not_the_one_saved(folder: Path) -> None:
-    npas.plan(Net(), 0.8, groups="single").save(folder / "plan.json")
-    refused(folder, "not the plan that model.safetensors was saved with")
+    plan = files_of(folder)[0]
+    other = json.loads(npas.plan(Net(), 0.8, groups="single").to_json())
+    plan.write_text(json.dumps(other | {"saved": json.loads(plan.read_text())["saved"]}))
+    refused(folder, "altered since it was saved")
+    plan.write_text(json.dumps(other))
+    refused(folder, "a plan, and not of a saved module")
 
 
 def test_another_model(saved: tuple[Path, Shapeshifter]) -> None:
@@ -400,3 +505,35 @@ def test_saving_from_evaluation_with_a_full_cache(tmp_path: Path) -> None:
         ssn(IDS)
     npas.save(ssn, tmp_path)
     assert_same(npas.load(tmp_path, Net), ssn)
+
+
+def test_a_folder_of_the_first_format_loads_and_is_saved_in_this_one(tmp_path: Path) -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.Linear(8, 4))
+
+    folder = tmp_path / "copy"
+    shutil.copytree(Path(__file__).parent / "golden" / "saved-1", folder)
+    x = torch.linspace(-1, 1, 12).view(3, 4)
+    expected = [-0.34718218, -0.17802456, 0.46715289, 0.05626427]
+    loaded = npas.load(folder, model).eval()
+    torch.testing.assert_close(loaded(x)[0].detach(), torch.tensor(expected))
+    npas.save(loaded, folder)
+    files_of(folder)
+    assert torch.equal(npas.load(folder, model).eval()(x), loaded(x))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "plan.json"])
+def test_a_spoiled_folder_of_the_first_format(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(Path(__file__).parent / "golden" / "saved-1", folder)
+    whole = (folder / name).read_bytes()
+    for position in range(0, len(whole), len(whole) // 20):
+        spoiled = bytearray(whole)
+        spoiled[position] ^= 0x10
+        (folder / name).write_bytes(spoiled)
+        refused(folder)
+
+
+def test_a_save_that_is_killed_leaves_one_of_two_modules() -> None:
+    found = kill_saves(8)
+    assert found.get("first", 0) + found.get("second", 0) == 8
