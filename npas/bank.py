@@ -86,13 +86,16 @@ class Bank(nn.Module):
     """
 
     gain: torch.Tensor
+    _gains_version = -1
     # Of the class too: a module that was pickled before has none.
     _calls: tuple[object, torch.Tensor, Sequence[_Launch]] | None = None
 
     #: Whether fully_shard made the class.
     _in_fsdp = False
-    #: Group of ranks that use parts of the weights (`npas.tensor_parallel`), or None.
+    #: Mesh of ranks that use parts of the weights (`npas.tensor_parallel`), or None.
     summed_over: Any = None
+    #: Whether FSDP had one of its parameters, which it writes without counting that as a change.
+    _was_sharded = False
 
     def __init__(
         self,
@@ -140,8 +143,9 @@ class Bank(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward`; not through FSDP's hooks, which would gather and free for each layer."""
+        self._follow_gains()
         if self._in_fsdp:
-            self._be_whole()
+            self.be_whole()
             return self.forward(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 
@@ -149,6 +153,12 @@ class Bank(nn.Module):
         """Note whether fully_shard makes the class."""
         super().__init_subclass__(**kwargs)
         cls._in_fsdp = in_fsdp(cls)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Note where a parameter becomes a shard, as ``fully_shard`` of any unit around does."""
+        if name in self.__dict__.get("_parameters", ()) and is_sharded(value):
+            self.__dict__["_was_sharded"] = True
+        super().__setattr__(name, value)
 
     def extra_repr(self) -> str:
         """Return the sizes for ``print``."""
@@ -229,7 +239,7 @@ class Bank(nn.Module):
             layer: name of the layer.
             always: whether to multiply without the weight wherever that is possible.
         """
-        self._be_whole()
+        self.be_whole()
         if self._live.makes_whole or (self._may_cache() and not torch.is_grad_enabled()):
             return None
         if not self._can_fuse(self._slots[layer], always=always):
@@ -293,6 +303,7 @@ class Bank(nn.Module):
 
     def generate(self, layer: str) -> torch.Tensor:
         """Return a layer's weight, made now and in the bank's dtype, with grad where enabled."""
+        self._follow_gains()
         slot = self._slots[layer]
         return self._finish(slot.layer, self._run(self._call([slot], self.theta.dtype)))
 
@@ -311,22 +322,35 @@ class Bank(nn.Module):
 
     def _note_gains(self) -> None:
         # Read once, not in forward: on a GPU that would wait for the device.
+        self._gains_version = -1 if self.gain.is_inference() else self.gain._version
         ones = [False] * len(self.gain) if self.gain.is_meta else (self.gain == 1).tolist()
         self._ones = tuple(ones)
         self._unit_gain = all(ones)
         self._calls = None
         self.refresh()
 
+    def _follow_gains(self) -> None:
+        """Note gains that were written from outside, by DDP or a checkpoint."""
+        gain = self.gain
+        if (
+            not torch.compiler.is_compiling()
+            and type(gain) is torch.Tensor
+            and not gain.is_inference()
+            and gain._version != self._gains_version
+            and not torch._C._are_functorch_transforms_active()
+        ):
+            self._note_gains()
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._note_gains()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": None, "_calls": None, "summed_over": None}
+        return self.__dict__ | {"_cache": None, "_calls": None}
 
     def sources(self) -> Sources:
         """Return what the weights are made from, with grad where enabled."""
-        self._be_whole()
+        self.be_whole()
         empty = self.theta.new_empty(0)
         parts: list[torch.Tensor] = [] if self.alpha is None else [self.alpha]
         if self.phi is not None:
@@ -344,7 +368,7 @@ class Bank(nn.Module):
         found = Sources(self.theta, coef, empty if self.mask is None else self.mask)
         return found if self.summed_over is None else summed(found, self.summed_over)
 
-    def _be_whole(self) -> None:
+    def be_whole(self) -> None:
         """Gather the bank if it is sharded; its dtype may change with that."""
         if is_sharded(self.theta):
             gather(self)
@@ -477,8 +501,7 @@ class Bank(nn.Module):
             or torch.compiler.is_compiling()
             or torch._C._are_functorch_transforms_active()
             or any(source.is_inference() for source in self._tensors())
-            # FSDP writes what it gathers without counting it as a change.
-            or self._in_fsdp
+            or self._was_sharded
         )
 
     def _all_without_grad(self) -> dict[str, torch.Tensor]:

@@ -20,7 +20,8 @@ from npas.plan import Plan
 from npas.planning import check_fits
 from npas.saved import Saved, read_folder, write_folder
 from npas.saved_before import is_before, read_before
-from npas.sharding import gathered, on_first_rank
+from npas.sharding import gathered, once
+from npas.ties import check_tied
 
 
 def save(ssn: nn.Module, folder: str | os.PathLike[str]) -> None:
@@ -38,21 +39,20 @@ def save(ssn: nn.Module, folder: str | os.PathLike[str]) -> None:
         folder: made if it is not there.
 
     Raises:
-        NpasError: if the module was not compiled by npas.
-        CheckpointError: if the folder cannot be written.
+        NpasError: if the module was not compiled by npas, or weights that were tied are no longer.
+        CheckpointError: if the folder cannot be written; on ranks that do not write an `NpasError`.
     """
     state = state_of(ssn)
     if state is None:
         raise NpasError(f"{type(ssn).__name__} was not compiled by npas; save takes what it made")
+    check_tied(ssn, state.ties)
     # Tied and sliced tensors would be refused by safetensors as sharing memory.
     tensors = {
         name: gathered(value).detach().cpu().contiguous().clone()
         for name, value in ssn.state_dict().items()
         if isinstance(value, torch.Tensor)
     }
-    with on_first_rank(ssn) as writes:
-        if writes:
-            write_folder(Path(folder), state.plan, state.how, tensors)
+    once(ssn, lambda: write_folder(Path(folder), state.plan, state.how, tensors))
 
 
 def load(

@@ -19,6 +19,7 @@ from npas.recompute import (
     recompute_scope,
 )
 from npas.report import Report
+from npas.ties import Ties
 
 
 @dataclass(slots=True)
@@ -32,6 +33,7 @@ class State:
         live: the generated weights that are alive, shared with the banks.
         recompute: whether generated weights are made again for the backward pass.
         how: what `npas.load` needs to compile the same again, as JSON values.
+        ties: names of kept parameters that are one.
         fallbacks: why forward ran without its graph -> how often.
     """
 
@@ -41,6 +43,7 @@ class State:
     live: LiveWeights
     recompute: bool
     how: Mapping[str, Any]
+    ties: Ties = ()
     fallbacks: dict[str, int] = field(default_factory=dict)
 
 

@@ -5,7 +5,7 @@ make a gradient as large as the bank for every layer, and add them up. Graphs th
 transformed use the ops' own derivatives.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,8 +23,9 @@ class Sink:
         wanted: which of them have a gradient.
     """
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, be_whole: Callable[[], None]) -> None:
         """Take the sources as they are, with or without gradient."""
+        self._be_whole = be_whole
         self.sources = Sources(*(source.detach() for source in sources))
         self._versions = self._found_versions()
         self.wanted = tuple(source.requires_grad for source in sources)
@@ -40,9 +41,12 @@ class Sink:
         Autograd would notice it by saved tensors, but those it frees after one backward pass, and
         what a bank makes may be needed by several: one loss after the other.
 
+        A bank that FSDP freed is gathered again: a backward pass that another one came before.
+
         Raises:
             RuntimeError: if a source was changed.
         """
+        self._be_whole()
         if self._versions != self._found_versions():
             raise RuntimeError(
                 "a bank's parameters, needed for gradient computation, have been modified by an "
@@ -145,6 +149,7 @@ class _Multiplied(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[None, torch.Tensor | None, None, None]:
+        ctx.sink.check()
         rows, *sources = ctx.saved_tensors
         buffers, want = ctx.sink.buffers(), ctx.needs_input_grad[1]
         with torch.no_grad():
@@ -157,9 +162,9 @@ class _Multiplied(torch.autograd.Function):
 class Forward:
     """One bank in one forward pass: its sources, and the sink of their gradients."""
 
-    def __init__(self, sources: Sources) -> None:
-        """Tie the sources to a sink."""
-        self._sink = Sink(sources)
+    def __init__(self, sources: Sources, be_whole: Callable[[], None]) -> None:
+        """Tie the sources to a sink; ``be_whole`` gathers them where they are sharded."""
+        self._sink = Sink(sources, be_whole)
         self._token: torch.Tensor = _Root.apply(self._sink, *sources)  # pyright: ignore
 
     @property

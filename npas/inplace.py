@@ -13,6 +13,7 @@ from npas.passes.rewrite import Banks
 from npas.passes.schedule import makes_whole, remakes
 from npas.plan import Plan
 from npas.report import Report
+from npas.ties import tied_names
 
 M = TypeVar("M", bound=nn.Module)
 FRONT_END = "in place"
@@ -37,6 +38,7 @@ def state_in_place(
             "schedule": schedule,
             "recompute": recompute,
         },
+        ties=tied_names(model, plan),
     )
 
 

@@ -15,6 +15,7 @@ from npas.passes.trace import Trace
 from npas.passes.visible import submodules, visible_share
 from npas.plan import Plan
 from npas.report import PassRecord, Report
+from npas.ties import tied_names
 
 T = TypeVar("T")
 
@@ -88,5 +89,6 @@ def assemble(
             "schedule": schedule,
             "recompute": recompute,
         },
+        ties=tied_names(model, plan),
     )
     return Shapeshifter(rewritten.root, graphs, traced.guards, state, rewritten.watched)

@@ -33,6 +33,10 @@ class Generates(Protocol):
         """Return what its weights are made from."""
         ...
 
+    def be_whole(self) -> None:
+        """Gather it if it is sharded."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
@@ -216,9 +220,9 @@ class LiveWeights:
         """
         banks = self._pass.banks
         if banks is None or (bank.computes_coefficients and self._is_checkpointed()):
-            return Forward(bank.sources())
+            return Forward(bank.sources(), bank.be_whole)
         if id(bank) not in banks:
-            banks[id(bank)] = Forward(bank.sources())
+            banks[id(bank)] = Forward(bank.sources(), bank.be_whole)
         return banks[id(bank)]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LiveWeights":

@@ -15,6 +15,7 @@ from npas.init import draw_again, spread
 from npas.leaf import sources_of
 from npas.naming import nearest
 from npas.sharding import mesh_of, reshard, same_number, write
+from npas.ties import check_tied
 
 Init = str | Callable[[nn.Module], object]
 
@@ -48,8 +49,10 @@ def reset(
         init: how the modules of the original start: the name of a method, such as
             ``"reset_parameters"``, that every module with parameters or buffers of its own has, or
             a function that takes such a module, such as the ``_init_weights`` of a model of
-            transformers. It sets what the module holds, in place; what it makes of a generated
-            weight gives that layer's standard deviation. None leaves kept values as they are.
+            transformers. It sets all that the module holds, buffers included; what it makes of a
+            generated weight gives that layer's standard deviation. What it makes of the weights of
+            modules below is not seen (the scaled residual layers of GPT-2: pass them as ``stds``).
+            None leaves kept values as they are.
 
     Raises:
         NpasError: if the module was not compiled by npas, is on the meta device or went through
@@ -68,6 +71,7 @@ def reset(
     for name in stds or {}:
         if name not in known:
             raise NpasError(f"stds: {name!r} is no generated layer{nearest(name, known)}")
+    check_tied(ssn, state.ties)
     if isinstance(init, str):
         init = _method(ssn, init)
     reshard(ssn)
@@ -123,6 +127,7 @@ def _draw_modules(
     # A module that sets those below it as well writes nothing into their weights.
     absent = {x.name: torch.empty(x.shape, device="meta") for x in state.plan.layers}
     stds: dict[str, float] = {}
+    done: set[int] = set()
     for path, module in _with_tensors(ssn):
         made: dict[str, torch.Tensor] = {}
         for source in sources_of(module).values():
@@ -131,7 +136,7 @@ def _draw_modules(
                 shape = bank.slot_of(source.layer)[0].shape
                 kind = {"dtype": bank.theta.dtype, "device": bank.theta.device}
                 made[source.layer] = torch.full(shape, torch.nan, **kind)
-        with _whole(module, path), state.live.given(absent | made):
+        with _whole(module, path, done), state.live.given(absent | made):
             init(module)
             for name, weight in made.items():
                 _check(name, weight)
@@ -140,8 +145,14 @@ def _draw_modules(
 
 
 @contextlib.contextmanager
-def _whole(module: nn.Module, path: str) -> Iterator[None]:
-    """Let a module hold whole tensors without values; those that it has then become its own."""
+def _whole(module: nn.Module, path: str, done: set[int]) -> Iterator[None]:
+    """Let a module hold whole tensors without values; those that it has then become its own.
+
+    Args:
+        module: of the original.
+        path: of it.
+        done: ids of tensors that have their values; tied ones keep those of their first module.
+    """
     own: list[tuple[dict[str, Any], str, torch.Tensor]] = [
         (store, name, tensor)
         for store in (module._parameters, module._buffers)
@@ -149,24 +160,35 @@ def _whole(module: nn.Module, path: str) -> Iterator[None]:
         if tensor is not None
     ]
     try:
+        empty: dict[str, torch.Tensor] = {}
         for store, name, tensor in own:
-            empty = torch.full(tensor.shape, 0, dtype=tensor.dtype, device=tensor.device)
-            if tensor.is_floating_point():
-                empty.fill_(torch.nan)
-            else:
-                empty.copy_(tensor)
+            made = torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+            if _has_nan(made):
+                made.fill_(torch.nan)
             is_parameter = isinstance(tensor, nn.Parameter)
-            store[name] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+            store[name] = nn.Parameter(made, tensor.requires_grad) if is_parameter else made
+            empty[name] = store[name]
+        versions = {name: tensor._version for name, tensor in empty.items()}
         yield
         for store, name, _ in own:
-            _check(f"{path}.{name}".removeprefix("."), store[name])
+            now, full_name = store[name], f"{path}.{name}".removeprefix(".")
+            _check(full_name, now)
+            if not _has_nan(now) and now is empty[name] and now._version == versions[name]:
+                raise NpasError(f"init leaves {full_name} without a value; set it there too")
         for store, name, tensor in own:
-            write(tensor, store[name])
+            if id(tensor) not in done:
+                write(tensor, store[name])
+                done.add(id(tensor))
     finally:
         for store, name, tensor in own:
             store[name] = tensor
 
 
+def _has_nan(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor can hold what shows that it was not set."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def _check(name: str, tensor: torch.Tensor) -> None:
-    if tensor.is_floating_point() and bool(tensor.isnan().any()):
+    if _has_nan(tensor) and bool(tensor.isnan().any()):
         raise NpasError(f"init leaves {name} without a value; set it there too")

@@ -5,8 +5,7 @@ forward and frees behind it. A bank serves many layers, so it is a unit of its o
 gathered from its first use in a step until its gradient is reduced.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,10 +72,15 @@ def parallelize_module(
             },
         )
 
-    Banks are whole on every rank: they get the values of the mesh's first, and their gradients are
-    added up over the mesh. A rank makes a whole weight and multiplies with its part, so products
-    and activations are divided and generation is not. What FSDP2 shards besides is sharded behind
-    this, over another dimension of the mesh.
+    Banks are whole on every rank, and so is what the plan leaves alone: they get the values of the
+    mesh's first rank. The gradients of banks are added up over the mesh. A rank makes a whole
+    weight and multiplies with its part, so products and activations are divided and generation is
+    not. What FSDP2 shards besides is sharded behind this, over another dimension of the mesh.
+
+    Every generated layer that reads or writes a divided activation has to be in the plan: for
+    others each rank is taken to have the whole gradient. An error of torch's in the middle leaves
+    the module in parts; compile another. Parameters are DTensors in part, so that an optimizer
+    takes ``foreach=False``, and norms of gradients are taken of both kinds by themselves.
 
     Args:
         ssn: a compiled module, changed in place; it runs the original's forward from here on.
@@ -150,16 +154,41 @@ def gathered(tensor: torch.Tensor) -> torch.Tensor:
     return shards.full_tensor()
 
 
-@contextlib.contextmanager
-def on_first_rank(module: nn.Module) -> Iterator[bool]:
-    """Tell whether this process does what is done once; all leave together."""
-    if mesh_of(module) is None:
-        yield True
+def once(module: nn.Module, call: Callable[[], None]) -> None:
+    """Do something on the first of the ranks that share a module; all leave together.
+
+    Raises:
+        NpasError: on the other ranks, if it failed on the first, which raises what it raised.
+    """
+    meshes = _meshes_of(module)
+    if not meshes:
+        call()
         return
-    try:
-        yield torch.distributed.get_rank() == 0
-    finally:
-        torch.distributed.barrier()
+    failed: BaseException | None = None
+    if not any(any(mesh.get_coordinate() or ()) for mesh in meshes):
+        try:
+            call()
+        except BaseException as error:
+            failed = error
+    told = torch.tensor(float(failed is not None))
+    for mesh in meshes:
+        told = told.to(mesh.device_type)
+        for dim in range(mesh.ndim):
+            torch.distributed.all_reduce(told, group=mesh.get_group(dim))
+    if failed is not None:
+        raise failed
+    if told.item():
+        raise NpasError("it failed on the first rank, which says why")
+
+
+def _meshes_of(module: nn.Module) -> "list[DeviceMesh]":
+    """Return the meshes that a module's parameters, or the gradients of its banks, are on."""
+    from npas.bank import Bank
+
+    sharded: list[Any] = [p for p in module.parameters() if is_sharded(p)]
+    found = [p.device_mesh for p in sharded]
+    found += [bank.summed_over for bank in module.modules() if isinstance(bank, Bank)]
+    return list(dict.fromkeys(mesh for mesh in found if mesh is not None))
 
 
 def same_number(number: torch.Tensor, mesh: "DeviceMesh") -> torch.Tensor:
@@ -187,8 +216,9 @@ def write(own: torch.Tensor, value: torch.Tensor) -> None:
     shard.to_local().copy_(part.to_local())
 
 
-def summed(sources: "Sources", group: Any) -> "Sources":
-    """Return sources whose gradients are added up over a group of ranks."""
+def summed(sources: "Sources", mesh: "DeviceMesh") -> "Sources":
+    """Return sources whose gradients are added up over the ranks of a mesh."""
+    group = mesh.get_group()
     return type(sources)(
         *(_Summed.apply(s, group) if s.requires_grad else s for s in sources)  # pyright: ignore
     )

@@ -39,11 +39,11 @@ def place(ssn: nn.Module, mesh: DeviceMesh, plan: Mapping[str, ParallelStyle]) -
     if sources_of(ssn) and "" in plan:
         raise NpasError("parallelize_module: the module itself has generated weights; name parts")
     _parallelize(ssn, mesh, dict(plan))
-    group = mesh.get_group()
+    for tensor in (*ssn.parameters(), *ssn.buffers()):
+        if not is_sharded(tensor):
+            dist.broadcast(tensor.detach(), group=mesh.get_group(), group_src=0)
     for bank in banks.values():
-        bank.summed_over = group
-        for tensor in (*bank.parameters(), *bank.buffers()):
-            dist.broadcast(tensor.detach(), group=group, group_src=0)
+        bank.summed_over = mesh
         bank.note_values()
     if isinstance(ssn, Shapeshifter):
         # The graph was made for ordinary weights.

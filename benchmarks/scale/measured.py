@@ -65,9 +65,10 @@ def _fsdp(budget: str) -> nn.Module:
 def _stages(budget: str) -> nn.Module:
     """Compile stages by themselves, and shard each as the dense network's blocks are."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    stages = [npas.compile(stack(BLOCKS // STAGES), budget) for _ in range(STAGES)]
-    model = nn.Sequential(*stages)
-    for unit in (*stages, model):
+    model = nn.Sequential(*(stack(BLOCKS // STAGES) for _ in range(STAGES)))
+    for stage in model.children():
+        npas.compile_(stage, budget)
+    for unit in (*model.children(), model):
         fully_shard(unit, mesh=mesh)
     return model
 

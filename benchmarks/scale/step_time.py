@@ -1,8 +1,9 @@
 """A model of how long a training step takes on many GPUs: alpha-beta rings, and overlap.
 
-A collective of m bytes over a ring of n ranks takes a start, a latency for every hop, and the time
-in which its bytes pass the slowest link: for an all-reduce 2 (n - 1) hops and 2 m (n - 1) / n
-bytes, for an all-gather or a reduce-scatter half of both. Rings pass every node's network once, so
+A collective of m bytes over a ring of n ranks takes a start, a latency for every step, and the time
+in which its bytes pass the slowest link: for an all-reduce 2 (n - 1) steps, of which two for each
+node go from one node to the next (as in NCCL's tuner), and 2 m (n - 1) / n bytes, for an all-gather
+or a reduce-scatter half of both. Rings pass every node's network once, so
 that is the slowest link. Collectives run one after the other, beside the backward pass, which
 loses a share of its speed while one runs.
 """
@@ -57,7 +58,8 @@ class Step:
 def half_ring(machine: Machine, n: int, n_bytes: float) -> float:
     """Return the seconds of an all-gather to, or a reduce-scatter of, so many bytes."""
     nodes = -(-n // machine.per_node)
-    hops = (n - nodes) * machine.near + nodes * machine.far
+    between = nodes if nodes > 1 else 0
+    hops = (n - 1 - between) * machine.near + between * machine.far
     passed = n_bytes * (n - 1) / n / (machine.network * machine.reached)
     return machine.start + hops + passed
 

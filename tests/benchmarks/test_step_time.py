@@ -43,9 +43,10 @@ def test_a_ring_passes_every_byte_twice_but_its_own_part() -> None:
     assert ring(PLAIN, 4, 8.0) == pytest.approx(2 * 8 * 3 / 4)
     assert half_ring(PLAIN, 4, 8.0) == pytest.approx(8 * 3 / 4)
     hops = replace(PLAIN, near=1.0, far=10.0, start=100.0)
-    # Two nodes of eight: 14 steps within, 2 between.
-    assert half_ring(hops, 16, 0.0) == pytest.approx(100 + 14 + 20)
-    assert ring(hops, 16, 0.0) == pytest.approx(100 + 2 * 34)
+    # Two nodes of eight: 15 steps, 2 of them between the nodes.
+    assert half_ring(hops, 16, 0.0) == pytest.approx(100 + 13 + 20)
+    assert ring(hops, 16, 0.0) == pytest.approx(100 + 2 * 33)
+    assert half_ring(hops, 8, 0.0) == pytest.approx(100 + 7)
 
 
 def test_what_is_ready_at_the_end_is_exposed_and_what_is_ready_at_once_is_hidden() -> None:

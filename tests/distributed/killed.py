@@ -1,4 +1,4 @@
-"""`examples.train_fsdp2`, killed in the middle of a step, and once more in the middle of a save.
+"""`examples.train_fsdp2`, killed in the middle of a step, of a save, and behind one.
 
 Run by torchrun, with a folder; it is killed where there is a second argument.
 """
@@ -29,9 +29,16 @@ def on_step(step: int) -> None:
         die()
 
 
+def save(state: Any, checkpoint_id: Path, before: Any = loop.save) -> None:
+    """Die on one rank while the others write."""
+    if ATTEMPT == 1 and dist.get_rank() == 1:
+        die()
+    before(state, checkpoint_id=checkpoint_id)
+
+
 def commit(scratch: Path, place: Path, before: Any = loop.commit) -> None:
     """Die on the first rank when a checkpoint is written and has not got its name."""
-    if ATTEMPT == 1:
+    if ATTEMPT == 2:
         assert list(scratch.glob("*.distcp"))
         die()
     before(scratch, place)
@@ -40,7 +47,7 @@ def commit(scratch: Path, place: Path, before: Any = loop.commit) -> None:
 if __name__ == "__main__":
     how = loop.Options("20%", EPOCHS, Path(sys.argv[1]), EVERY)
     if len(sys.argv) > 2:
-        loop.commit = commit  # type: ignore[assignment]
+        loop.save, loop.commit = save, commit  # type: ignore[assignment]
         train_fsdp2.run(how, on_step)
     else:
         train_fsdp2.run(how)

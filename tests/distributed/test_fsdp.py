@@ -12,6 +12,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 import npas
 from benchmarks.scale.ranks import moved, on_ranks
+from npas.sharding import gathered
 from tests.distributed.networks import compiled, loss, numbers, smooth
 
 STEPS = 20
@@ -67,16 +68,69 @@ def _trained(name: str, rank: int, n: int) -> dict[str, Any]:
 
 def _work(rank: int, n: int) -> dict[str, Any]:
     found: dict[str, Any] = {name: _trained(name, rank, n) for name in CASES}
-    found["eval"] = _in_eval(rank, n)
+    found["eval"] = [_in_eval(way, rank, n) for way in (sharded, _one_unit)]
+    found["eval"].append(_stages_in_eval(rank, n))
     found["mixed"] = _mixed(rank, n)
     found["alone"] = [_alone(rank, n, keep) for keep in (True, False)]
+    found["twice"] = {
+        name: _twice(sharded(compiled(smooth(), **CASES[name][0]), n, keep=CASES[name][1]), rank, n)
+        for name in CASES
+    }
+    found["stages"] = curve(staged(n), rank, n)
     found["by hand"] = _by_hand(n)
     return found
 
 
-def _in_eval(rank: int, n: int) -> bool:
+def _one_unit(module: nn.Module, n: int, keep: bool = False) -> nn.Module:
+    fully_shard(module, mesh=init_device_mesh("cpu", (n,)), reshard_after_forward=keep)
+    return module
+
+
+def stages() -> nn.Module:
+    """Return a network whose parts are compiled by themselves."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(smooth() if i else nn.Linear(4, 8) for i in (1, 0, 1)))
+    for part in model.children():
+        if isinstance(part, nn.Sequential):
+            npas.compile_(part, "50%")
+    return model
+
+
+def staged(n: int) -> nn.Module:
+    """Shard it as docs/distributed.md says: each part a unit."""
+    model, mesh = stages(), init_device_mesh("cpu", (n,))
+    for unit in (*model.children(), model):
+        fully_shard(unit, mesh=mesh)
+    return model
+
+
+def _stages_in_eval(rank: int, n: int) -> bool:
+    """Tell whether the weights of stages follow a step that is taken in evaluation."""
+    module = staged(n).eval()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = module(x)
+    loss(module, 0, rank, n).backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = module(x)
+    torch.testing.assert_close(after, module(x).detach(), rtol=1e-4, atol=1e-6)
+    return not torch.equal(before, after)
+
+
+def _twice(module: nn.Module, rank: int, n: int) -> dict[str, torch.Tensor]:
+    """Return gradients of two losses, both made before the first is run backward."""
+    first, second = loss(module, 0, rank, n), loss(module, 1, rank, n)
+    first.backward(retain_graph=True)
+    first.backward()
+    second.backward()
+    return {name: gathered(p.grad) for name, p in module.named_parameters() if p.grad is not None}
+
+
+def _in_eval(way: Any, rank: int, n: int) -> bool:
     """Tell whether weights follow a step that is taken in evaluation."""
-    module = sharded(compiled(smooth()), n).eval()
+    module = way(compiled(smooth()), n).eval()
     # Of the shards: after a forward pass without grad the module has what it gathered.
     optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
     x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
@@ -166,7 +220,29 @@ def test_every_rank_holds_its_part(ranks: list[dict[str, Any]], name: str) -> No
 
 
 def test_evaluation_sees_every_step_and_mixed_precision_runs(ranks: list[dict[str, Any]]) -> None:
-    assert all(found["eval"] and found["mixed"] for found in ranks)
+    assert all(all(found["eval"]) and found["mixed"] for found in ranks)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_backward_pass_may_follow_another(ranks: list[dict[str, Any]], name: str) -> None:
+    expected = _twice(compiled(smooth(), **CASES[name][0]), 0, 1)
+    for found in ranks:
+        assert found["twice"][name].keys() == expected.keys()
+        for parameter, value in expected.items():
+            torch.testing.assert_close(
+                found["twice"][name][parameter], value, rtol=1e-4, atol=1e-6, msg=parameter
+            )
+
+
+def test_parts_that_are_compiled_by_themselves(ranks: list[dict[str, Any]]) -> None:
+    dense = sum(
+        p.numel() for i in (1, 0, 1) for p in (smooth() if i else nn.Linear(4, 8)).parameters()
+    )
+    alone = stages()
+    assert sum(p.numel() for p in alone.parameters()) < 0.55 * dense
+    expected = curve(alone)
+    for found in ranks:
+        assert found["stages"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_one_unit_for_all_is_right_too(ranks: list[dict[str, Any]]) -> None:

@@ -1,14 +1,17 @@
 """What is checked before ranks train together, and values that are drawn where they are sharded."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import npas
 from benchmarks.scale.ranks import on_ranks
+from npas.sharding import gathered
 from tests.distributed.networks import compiled, loss, smooth
 from tests.distributed.test_fsdp import sharded
 
@@ -26,6 +29,11 @@ def _work(rank: int, n: int) -> dict[str, Any]:
     other = npas.compile(smooth(), "40%" if rank in (1, 3) else "50%")
     kept = compiled(smooth())
     kept.get_parameter("0.bias").requires_grad_(rank != 2)
+    model = smooth()
+    torch.manual_seed(rank)
+    other_seed = npas.compile(model, "20%", groups="single", k=1)
+    tied = npas.compile(Tied(), 0.5, ignored_modules=["embed"])
+    tied.head.weight = nn.Parameter(tied.head.weight.detach().clone())  # type: ignore[union-attr]
     early = compiled(smooth())
     optimizer = torch.optim.SGD(early.parameters(), lr=0.1)
     sharded(early, n)
@@ -33,12 +41,40 @@ def _work(rank: int, n: int) -> dict[str, Any]:
         "alike": _said(npas.check_ranks, alike, torch.optim.SGD(alike.parameters(), lr=0.1)),
         "other plans": _said(npas.check_ranks, other),
         "other parameters": _said(npas.check_ranks, kept),
+        "other gains": _said(npas.check_ranks, other_seed),
+        "untied": _said(npas.check_ranks, tied),
+        "of a group": _of_a_group(rank),
         "an early optimizer": _said(npas.check_ranks, early, optimizer),
         "a late one": _said(npas.check_ranks, early, torch.optim.SGD(early.parameters(), lr=0.1)),
         "small": _small(rank, n),
         "drawn": _drawn(rank, n),
         "again": _again(n),
     }
+
+
+class Tied(nn.Module):
+    """A head with the weight of an embedding, which is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 8)
+        self.layers = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))
+        self.head = nn.Linear(8, 10, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(self.embed(ids)))
+
+
+def _of_a_group(rank: int) -> str:
+    """Return what ranks 1 and 3 are told if the last has another optimizer."""
+    group = dist.new_group([1, 3])
+    if rank not in (1, 3):
+        return ""
+    module = compiled(smooth())
+    trained = module if rank == 1 else smooth()
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    return _said(lambda: npas.check_ranks(module, optimizer, group=group))
 
 
 def _tiny() -> nn.Module:
@@ -105,10 +141,12 @@ def _again(n: int) -> bool:
     module = sharded(compiled(smooth()), n)
     with torch.no_grad():
         module(torch.zeros(1, 8))  # leaves what was gathered in place
+    before = gathered(module.get_parameter("npas.banks.b0.theta")).clone()
     npas.reset(module)
     after = module.npas.banks.b0.theta.full_tensor()  # type: ignore[union-attr]
     loss(module, 0).backward()
-    return torch.equal(module.npas.banks.b0.theta.full_tensor(), after)  # type: ignore[union-attr]
+    kept = torch.equal(module.npas.banks.b0.theta.full_tensor(), after)  # type: ignore[union-attr]
+    return kept and not torch.equal(before, after)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +167,46 @@ def test_ranks_that_differ_are_named_on_every_rank(ranks: list[dict[str, Any]]) 
         assert found["other parameters"].startswith(
             "rank 2 has other parameters or buffers than rank 0: "
         )
+
+
+def test_ranks_of_other_seeds_are_named(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert "other gains than rank 0" in found["other gains"]
+        assert "torch.manual_seed with the same number" in found["other gains"]
+
+
+def test_ranks_are_global_ones(ranks: list[dict[str, Any]]) -> None:
+    for rank in (1, 3):
+        assert ranks[rank]["of a group"].startswith("the optimizer on rank 3 does not train ")
+
+
+def test_what_was_tied_and_is_not_is_named(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert found["untied"].startswith("head.weight was tied to embed.weight and is no longer")
+
+
+def test_to_empty_unties_and_reset_and_save_say_so(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = Tied()
+    module: Any = npas.compile(model, 0.5, ignored_modules=["embed"]).to_empty(device="cpu")
+    with pytest.raises(npas.NpasError, match=r"head\.weight was tied to embed\.weight"):
+        npas.reset(module, init="reset_parameters")
+    with pytest.raises(npas.NpasError, match=r"head\.weight was tied to embed\.weight"):
+        npas.save(module, tmp_path)
+    module.head.weight = module.embed.weight
+    npas.reset(module, init="reset_parameters")
+    # As in the model, where the embedding is made first: a std of 1, not that of a linear layer.
+    assert float(module.head.weight.std()) == pytest.approx(1, rel=0.3)
+    npas.save(module, tmp_path)
+
+
+def test_two_optimizers_may_train_a_module() -> None:
+    module = compiled(smooth())
+    parameters = list(module.parameters())
+    halves = [torch.optim.SGD(part, lr=0.1) for part in (parameters[:4], parameters[4:])]
+    npas.check_ranks(module, *halves)
+    with pytest.raises(npas.NpasError, match="pass them all"):
+        npas.check_ranks(module, halves[0])
 
 
 def test_an_optimizer_made_before_sharding_is_an_error(ranks: list[dict[str, Any]]) -> None:
@@ -222,3 +300,26 @@ def test_what_init_leaves_without_a_value_is_named() -> None:
 
     with pytest.raises(npas.NpasError, match=r"init leaves 8\.shift without a value"):
         npas.reset(module, init=all_but_the_buffer)
+
+
+@pytest.mark.parametrize("values", [torch.arange(3), torch.tensor([True]), torch.zeros(2) * 1j])
+def test_buffers_of_any_dtype_have_to_be_set(values: torch.Tensor) -> None:
+    class Indexed(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(24, 24)
+            self.register_buffer("index", torch.empty_like(values))
+            self.sets = True
+
+        def reset_parameters(self) -> None:
+            super().reset_parameters()
+            if getattr(self, "sets", False):
+                self.get_buffer("index").copy_(values)
+
+    with torch.device("meta"):
+        model = nn.Sequential(*(Indexed() for _ in range(3)))
+    module: Any = npas.compile(model, 0.5).to_empty(device="cpu")
+    npas.reset(module, init="reset_parameters")
+    assert torch.equal(module[2].index, values)
+    module[1].sets = False
+    with pytest.raises(npas.NpasError, match=r"init leaves 1\.index without a value"):
+        npas.reset(module, init="reset_parameters")

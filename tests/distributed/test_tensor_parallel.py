@@ -1,5 +1,6 @@
 """Generated weights as DTensors: the same results and gradients as on one process."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ HOW: dict[str, dict[str, Any]] = {
     "a layer at a time": {"schedule": "layer", "recompute": True},
     "a bank at a time": {"n_banks": 2, "schedule": "bank"},
     "emb": {"downsample": "emb", "groups": "single"},
+    # Of one template: gains are signs, other ones with other seeds.
+    "signs": {"groups": "single", "k": 1},
 }
 
 
@@ -69,8 +72,9 @@ def _work(rank: int, n: int, folder: str) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for name, how in HOW.items():
         for compiles in (npas.compile, npas.compile_):
+            model = network()
             torch.manual_seed(1 + rank)  # the first rank's values are those that count
-            module = npas.parallelize_module(compiles(network(), "50%", **how), mesh, plan())
+            module = npas.parallelize_module(compiles(model, "50%", **how), mesh, plan())
             results[f"{name}, {compiles.__name__}"] = found(module, batch())
     module = npas.parallelize_module(npas.compile(network(), "50%"), mesh, plan())
     module.zero_grad()
@@ -85,9 +89,36 @@ def _work(rank: int, n: int, folder: str) -> dict[str, Any]:
         _said(npas.reset, module),
         _said(parallelize_module, npas.compile(network(), "50%"), mesh, plan()),
     ]
+    torch.manual_seed(1)
+    module = npas.parallelize_module(npas.compile(network(), "50%"), mesh, plan())
+    results["trained"] = [_losses(one) for one in (copy.deepcopy(module), module)]
+    results["without a bias"] = _bare(rank, mesh, folder)
     if n == 4:
         results["both"] = _both(rank)
     return results
+
+
+def _losses(module: nn.Module) -> list[float]:
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, foreach=False)
+    losses = []
+    for step in range(5):
+        optimizer.zero_grad()
+        value = (module(batch().roll(step)) - 1).square().mean()
+        value.backward()
+        optimizer.step()
+        losses.append(float(value.detach()))
+    return losses
+
+
+def _bare(rank: int, mesh: Any, folder: str) -> list[str]:
+    """Save a module that has nothing but banks; return what is there, and what a failure says."""
+    torch.manual_seed(rank)
+    module = npas.compile(nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(4))), "50%")
+    module = npas.parallelize_module(module, mesh, {"0": ColwiseParallel(), "1": RowwiseParallel()})
+    npas.save(module, Path(folder) / "bare")
+    Path(folder, "a file").touch()
+    there = sorted(path.suffix for path in Path(folder, "bare").iterdir())
+    return [*there, _said(npas.save, module, Path(folder) / "a file" / "x")]
 
 
 def _said(call: Any, *arguments: Any) -> str:
@@ -125,14 +156,33 @@ Ranks = tuple[list[dict[str, Any]], Path]
 
 @pytest.mark.parametrize("name", HOW)
 def test_results_and_gradients_are_those_of_one_process(ranks: Ranks, name: str) -> None:
+    model = network()
     torch.manual_seed(1)
-    expected = found(npas.compile(network(), "50%", **HOW[name]), batch())
+    expected = found(npas.compile(model, "50%", **HOW[name]), batch())
     for results in ranks[0]:
         for compiles in ("compile", "compile_"):
             got = results[f"{name}, {compiles}"]
             assert got.keys() == expected.keys()
             for key, value in expected.items():
                 torch.testing.assert_close(got[key], value, rtol=1e-4, atol=1e-6, msg=key)
+
+
+def test_training_and_that_of_a_copy_are_those_of_one_process(ranks: Ranks) -> None:
+    torch.manual_seed(1)
+    expected = _losses(npas.compile(network(), "50%"))
+    assert expected[-1] < expected[0]
+    for results in ranks[0]:
+        for losses in results["trained"]:
+            assert losses == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_rank_writes_and_all_hear_of_a_failure(ranks: Ranks) -> None:
+    first, *others = (results["without a bias"] for results in ranks[0])
+    assert first[:-1] == [".json", ".safetensors"]
+    assert "cannot be written" in first[-1]
+    for found in others:
+        assert found[:-1] == first[:-1]
+        assert "it failed on the first rank" in found[-1]
 
 
 def test_a_rank_multiplies_with_its_part(ranks: Ranks) -> None:

@@ -1,0 +1,250 @@
+"""What is given mutated input, and what must come of it: an NpasError, or something sound."""
+
+import contextlib
+import hashlib
+import io
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from torch import nn
+
+import npas
+from npas.cli import main
+from npas.saved import _hash_of_plan
+from tests.invariants import check_windows
+from tests.soak.mutate import mutate_bytes, mutate_json
+
+#: Elements of a bank that is checked by brute force.
+_MOST = 10**7
+Target = Callable[[random.Random], tuple[str, bytes]]
+
+
+class Convolutions(nn.Module):
+    """Convolutions of two sizes, norms, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.blocks = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3)))
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.blocks(self.stem(x))).mean(dim=(2, 3)))
+
+
+class Tokens(nn.Module):
+    """An embedding with a padding row, tied to the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 12, padding_idx=0)
+        self.layers = nn.Sequential(*(nn.Linear(12, 12) for _ in range(4)))
+        self.head = nn.Linear(12, 20)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(self.embedding(ids)))
+
+
+#: Networks and how they are planned.
+NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], Sequence[tuple[str, dict[str, Any]]]]] = {
+    "convolutions": (
+        Convolutions,
+        (
+            ("50%", {}),
+            ("30%", {"groups": "single"}),
+            ("60%", {"downsample": "emb", "groups": "by_shape"}),
+            ("25%", {"groups": "single", "upsample": "inter"}),
+            ("200%", {"groups": "single"}),
+        ),
+    ),
+    "tokens": (
+        Tokens,
+        (
+            ("70%", {}),
+            ("50%", {"groups": "single", "k": 3}),
+            ("60%", {"overrides": {"layers.0.weight": {"scale": True}}, "groups": "single"}),
+        ),
+    ),
+}
+
+
+@cache
+def plan_texts() -> list[str]:
+    """Return the plans that are mutated."""
+    return [
+        npas.plan(make(), budget, **how).to_json()
+        for make, ways in NETWORKS.values()
+        for budget, how in ways
+    ]
+
+
+def plans(random: random.Random) -> tuple[str, bytes]:
+    """Read a mutated plan."""
+    texts = plan_texts()
+    text = mutate_json(random.choice(texts), random, texts)
+    return _read(text, npas.Plan.from_json, npas.PlanError, _is_sound_plan), _bytes(text)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", errors="surrogatepass")
+
+
+def _read(
+    text: str,
+    read: Callable[[str], Any],
+    error: type[Exception],
+    check: Callable[[Any], None],
+) -> str:
+    try:
+        found = read(text)
+    except error as refused:
+        assert str(refused)
+        return "refused"
+    check(found)
+    assert read(found.to_json()) == found
+    return "read, sound"
+
+
+def _is_sound_plan(plan: npas.Plan) -> None:
+    if all(bank.size <= _MOST for bank in plan.banks):
+        check_windows(plan)
+
+
+@cache
+def mapping_texts() -> list[str]:
+    """Return the mappings that are mutated: searched ones."""
+    found = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        model = nn.Sequential(*(nn.Linear(6, 6) for _ in range(4)), nn.Linear(6, 3))
+        x, y = torch.randn(8, 6), torch.randint(0, 3, (8,))
+        searched = npas.search(
+            model,
+            [(x, y)],
+            lambda module, batch: nn.functional.cross_entropy(module(batch[0]), batch[1]),
+            steps=2,
+            groups=2,
+            templates=4,
+        )
+        found.append(searched.to_json())
+    return found
+
+
+def mappings(random: random.Random) -> tuple[str, bytes]:
+    """Read a mutated mapping."""
+    texts = mapping_texts()
+    text = mutate_json(random.choice(texts), random, texts)
+    return _read(text, npas.Mapping.from_json, npas.NpasError, lambda found: None), _bytes(text)
+
+
+@cache
+def saved_folders() -> list[tuple[Callable[[], nn.Module], dict[str, bytes]]]:
+    """Return the folders that are mutated, as name -> content."""
+    found = []
+    for make, ways in NETWORKS.values():
+        for budget, how in ways[:2]:
+            with tempfile.TemporaryDirectory() as folder:
+                torch.manual_seed(0)
+                npas.save(npas.compile(make(), budget, **how), folder)
+                content = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+            found.append((make, content))
+    return found
+
+
+def tensors(random: random.Random) -> tuple[str, bytes]:
+    """Load a folder whose tensors are mutated; in most cases with a hash that is right again."""
+    folders = saved_folders()
+    make, content = random.choice(folders)
+    (name,) = (name for name in content if name.endswith(".safetensors"))
+    others = [data for _, c in folders for n, data in c.items() if n.endswith(".safetensors")]
+    data = mutate_bytes(content[name], random, others)
+    plan = content["plan.json"]
+    if signed := random.random() < 0.7:
+        name, plan = _signed(plan, data)
+    with tempfile.TemporaryDirectory(dir=_scratch()) as folder:
+        Path(folder, name).write_bytes(data)
+        Path(folder, "plan.json").write_bytes(plan)
+        try:
+            loaded = npas.load(folder, make)
+        except npas.CheckpointError as refused:
+            assert str(refused)
+            return "refused", data
+    if not signed:
+        assert data == content[name], "a file that was altered is loaded"
+        return "not altered", data
+    expected = load_tensors(data)
+    state = loaded.state_dict()
+    assert state.keys() == expected.keys(), "other tensors than the file has"
+    for key, value in state.items():
+        assert torch.equal(value.nan_to_num(), expected[key].nan_to_num()), key
+    return "loaded, as the file has it", data
+
+
+@cache
+def _scratch() -> str | None:
+    return "/dev/shm" if shutil.os.path.isdir("/dev/shm") else None  # type: ignore[attr-defined]
+
+
+def _signed(plan: bytes, data: bytes) -> tuple[str, bytes]:
+    """Return the name of a file of tensors, and a plan.json that names it."""
+    written = json.loads(plan)
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"weights-{digest[:16]}.safetensors"
+    head = written["saved"] | {"file": name, "bytes": len(data), "sha256": digest}
+    head["plan_sha256"] = _hash_of_plan(npas.Plan.from_json(plan.decode()), head)
+    return name, json.dumps(written | {"saved": head}).encode()
+
+
+_WORDS = (
+    "plan", "show", "explain", "diff", "check", "count", "--budget", "10%", "-1", "1e400", "4x", "",
+    "PLAN", "NOWHERE", "FOLDER", "--json", "--out", "--groups", "auto", "nonsense", "hf:",
+    "hf:/dev/null", "torch.nn:Linear", "torch.nn:ReLU", "os:system", ":", "a:b", "x" * 3000,
+    "\x1b[31m", "[red]",
+    "--kwargs", "{", '{"in_features": 4, "out_features": 4}', "[1]", "null", "--full", "--help",
+    "--banks", "0.weight", "layers.0.weight", "--inputs", "3,4", "9" * 50, "-h", "--", "*", "..",
+)  # fmt: skip
+
+
+def commands(random: random.Random) -> tuple[str, bytes]:
+    """Run the command line with random arguments, some of them files."""
+    words = random.choices(_WORDS, k=random.randrange(1, 7))
+    with _files(random) as places:
+        arguments = [places.get(word, word) for word in words]
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            try:
+                status: Any = main(arguments)
+            except SystemExit as exit:
+                status = exit.code
+    assert status in range(6), f"{words}: exit status {status!r}"
+    assert "Traceback" not in out.getvalue(), f"{words}: a traceback"
+    return f"exit status {status}", json.dumps(words).encode()
+
+
+@contextlib.contextmanager
+def _files(random: random.Random) -> Iterator[dict[str, str]]:
+    with tempfile.TemporaryDirectory(dir=_scratch()) as folder:
+        text = random.choice(plan_texts())
+        if random.random() < 0.5:
+            text = mutate_json(text, random, plan_texts())
+        path = Path(folder, "plan.json")
+        path.write_bytes(_bytes(text))
+        yield {"PLAN": str(path), "FOLDER": folder, "NOWHERE": str(Path(folder, "nowhere"))}
+
+
+TARGETS: Mapping[str, Target] = {
+    "plans": plans,
+    "tensors": tensors,
+    "mappings": mappings,
+    "commands": commands,
+}
