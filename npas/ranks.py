@@ -78,6 +78,9 @@ def _untrained(module: nn.Module, optimizers: Sequence[Optimizer]) -> str:
 
 def _compare(found: Mapping[int, dict[str, str]]) -> None:
     first, *_ = found
+    for told in found.values():
+        if told["tied"]:
+            raise NpasError(told["tied"])
     for what, means in _MEANS.items():
         others = [rank for rank, told in found.items() if told[what] != found[first][what]]
         if others:
@@ -87,9 +90,6 @@ def _compare(found: Mapping[int, dict[str, str]]) -> None:
                 f"{first}: {other[what]} ({other['sizes']}) against {found[first][what]} "
                 f"({found[first]['sizes']}). {_WAYS_OUT.get(what, _COMPILE)}"
             )
-    for told in found.values():
-        if told["tied"]:
-            raise NpasError(told["tied"])
     lacking = [rank for rank, told in found.items() if told["optimizer"]]
     if lacking:
         raise NpasError(
