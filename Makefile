@@ -2,15 +2,17 @@
 # environment when there is none and installs again only when the project's requirements changed.
 #
 #   make demo [DEMO_FLAGS=--quick]      make test [PYTEST_FLAGS='-m pure']
+#   make soak [SOAK_FLAGS='plans --n 1000']
 #   PYTHON=python3.12 chooses the interpreter, VENV=path the place of the environment.
 
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
+SOAK_FLAGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint soak clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -24,6 +26,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Hours; what was done stays in build/soak.jsonl, and the same command goes on.
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.soak $(SOAK_FLAGS)
 
 # One stamp a set of extras, so that the demo waits for no linter. pip is the last thing that
 # `venv` puts into an environment: without it the environment is absent or was interrupted.

@@ -97,14 +97,14 @@ def test_pieces_of_a_bank_are_ready_when_their_last_layer_is() -> None:
     assert [gradient.ready for gradient in whole] == [1.0]
 
 
-def test_generation_reads_templates_and_adds_up_their_gradients() -> None:
-    plan = plan_of("50%", groups="single", k=2)
-    assert {layer.k: layer.n for layer in plan.layers} == {1: 64, 2: 64}
-    # With two templates: forward 2 read and 1 written, again the same; backward the weight's
-    # gradient is read, and 2 windows of four bytes are read and written.
-    each = {1: 2 * 2 * 2 + 2 + 2 * 4, 2: 2 * 3 * 2 + 2 + 2 * 2 * 4}
-    expected = sum(64 * each[layer.k] for layer in plan.layers)
-    assert generated_bytes(plan, itemsize=2, again=1) == expected
+@pytest.mark.parametrize(("budget", "k"), [("50%", 1), ("60%", 2)])
+def test_generation_reads_templates_and_adds_up_their_gradients(budget: str, k: int) -> None:
+    plan = plan_of(budget, groups="single", k=2)
+    assert [layer.k for layer in plan.layers] == [k] * 4
+    # Forward k windows are read and a weight is written, and again the same, in two bytes; backward
+    # the weight's gradient is read, and k windows of four bytes are read and written.
+    each = {1: 2 * (2 + 2) + 2 + 8, 2: 2 * (4 + 2) + 2 + 16}[k]
+    assert generated_bytes(plan, itemsize=2, again=1) == 4 * 64 * each
 
 
 def test_steps_add_up() -> None:

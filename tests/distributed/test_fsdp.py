@@ -68,8 +68,11 @@ def _trained(name: str, rank: int, n: int) -> dict[str, Any]:
 
 def _work(rank: int, n: int) -> dict[str, Any]:
     found: dict[str, Any] = {name: _trained(name, rank, n) for name in CASES}
-    found["eval"] = [_in_eval(way, rank, n) for way in (sharded, _one_unit)]
-    found["eval"].append(_stages_in_eval(rank, n))
+    found["eval"] = [
+        _follows_in_eval(way(compiled(smooth()), n), compiled(smooth()), rank, n)
+        for way in (sharded, _one_unit)
+    ]
+    found["eval"].append(_follows_in_eval(staged(n), stages(), rank, n))
     found["mixed"] = _mixed(rank, n)
     found["alone"] = [_alone(rank, n, keep) for keep in (True, False)]
     found["twice"] = {
@@ -81,8 +84,8 @@ def _work(rank: int, n: int) -> dict[str, Any]:
     return found
 
 
-def _one_unit(module: nn.Module, n: int, keep: bool = False) -> nn.Module:
-    fully_shard(module, mesh=init_device_mesh("cpu", (n,)), reshard_after_forward=keep)
+def _one_unit(module: nn.Module, n: int, reshard: bool = False) -> nn.Module:
+    fully_shard(module, mesh=init_device_mesh("cpu", (n,)), reshard_after_forward=reshard)
     return module
 
 
@@ -104,9 +107,10 @@ def staged(n: int) -> nn.Module:
     return model
 
 
-def _stages_in_eval(rank: int, n: int) -> bool:
-    """Tell whether the weights of stages follow a step that is taken in evaluation."""
-    module = staged(n).eval()
+def _stepped_in_eval(module: nn.Module, rank: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return outputs before and after a step that is taken in evaluation."""
+    module.eval()
+    # Of the shards: after a forward pass without grad the module has what it gathered.
     optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
     x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -114,8 +118,14 @@ def _stages_in_eval(rank: int, n: int) -> bool:
     loss(module, 0, rank, n).backward()
     optimizer.step()
     with torch.no_grad():
-        after = module(x)
-    torch.testing.assert_close(after, module(x).detach(), rtol=1e-4, atol=1e-6)
+        return before, module(x)
+
+
+def _follows_in_eval(module: nn.Module, alone: nn.Module, rank: int, n: int) -> bool:
+    """Tell whether weights follow a step in evaluation, as those of one process do."""
+    before, after = _stepped_in_eval(module, rank, n)
+    _, expected = _stepped_in_eval(alone, 0, 1)
+    torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-5)
     return not torch.equal(before, after)
 
 
@@ -128,27 +138,6 @@ def _twice(module: nn.Module, rank: int, n: int) -> dict[str, torch.Tensor]:
     return {name: gathered(p.grad) for name, p in module.named_parameters() if p.grad is not None}
 
 
-def _in_eval(way: Any, rank: int, n: int) -> bool:
-    """Tell whether weights follow a step that is taken in evaluation."""
-    module = way(compiled(smooth()), n).eval()
-    # Of the shards: after a forward pass without grad the module has what it gathered.
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
-    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        before = module(x)
-    loss(module, 0, rank, n).backward()
-    optimizer.step()
-    with torch.no_grad():
-        after = module(x)
-    alone = compiled(smooth()).eval()
-    optimizer = torch.optim.SGD(alone.parameters(), lr=0.5)
-    loss(alone, 0).backward()
-    optimizer.step()
-    with torch.no_grad():
-        torch.testing.assert_close(after, alone(x), rtol=1e-4, atol=1e-5)
-    return not torch.equal(before, after)
-
-
 def _mixed(rank: int, n: int) -> bool:
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     module = sharded(compiled(smooth()), n, mp_policy=policy)
@@ -159,8 +148,7 @@ def _mixed(rank: int, n: int) -> bool:
 def _alone(rank: int, n: int, keep: bool) -> list[float]:
     """Train the module as one unit."""
     module = compiled(smooth(), schedule="layer", recompute=True)
-    fully_shard(module, mesh=init_device_mesh("cpu", (n,)), reshard_after_forward=not keep)
-    return curve(module, rank, n)
+    return curve(_one_unit(module, n, not keep), rank, n)
 
 
 def _by_hand(n: int) -> str:

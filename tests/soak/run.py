@@ -39,6 +39,7 @@ def run(
         say: told of every chunk.
     """
     done = read_rows(kept)
+    TARGETS[name](random.Random(name))  # makes what is mutated, for all chunks
     for chunk in range(-(-n // CHUNK)):
         size = min(CHUNK, n - chunk * CHUNK)
         key = f"{name} {seed} {chunk} {size}"

@@ -130,7 +130,7 @@ def mapping_texts() -> list[str]:
         x, y = torch.randn(8, 6), torch.randint(0, 3, (8,))
         searched = npas.search(
             model,
-            [(x, y)],
+            [(x, y)] * 2,
             lambda module, batch: nn.functional.cross_entropy(module(batch[0]), batch[1]),
             steps=2,
             groups=2,
