@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_leaves
 
@@ -15,6 +16,7 @@ import npas
 from benchmarks.ledger.cost_memory import intervals, peak_of
 from benchmarks.scale.ranks import moved, on_ranks
 from benchmarks.traffic import memory_changes
+from npas.sharding import is_sharded
 
 WIDTH, BLOCKS, STAGES = 256, 12, 4
 #: Rows of a rank's batch.
@@ -124,6 +126,10 @@ def _one(way: str, budget: str) -> dict[str, int]:
         optimizer.zero_grad()
 
     step()
+    with _Gathered(module) as gathered:
+        module(x).square().mean().backward()
+    gradients = _bytes([p.grad for p in module.parameters()])
+    optimizer.zero_grad()
     step()  # DDP makes its buckets anew behind the first one
     standing = _bytes(list(module.parameters())) + _bytes(list(optimizer.state.values()))
     whole = sum(4 * p.numel() for p in module.parameters())
@@ -139,9 +145,32 @@ def _one(way: str, budget: str) -> dict[str, int]:
         "trainable": whole,
         "sent": sum(sent),
         "parameters": _bytes(list(module.parameters())),
+        "gradients": gradients,
         "optimizer": _bytes(list(optimizer.state.values())),
+        "gathered": gathered.most,
         "peak": standing + peak_of(intervals(memory_changes(step))),
     }
+
+
+class _Gathered:
+    """Notes the most bytes of parameters that are gathered when any module has run forward."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._sharded = any(is_sharded(p) for p in module.parameters())
+        self.most = 0
+
+    def __enter__(self) -> "_Gathered":
+        self._hook = register_module_forward_hook(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+    def _note(self, *_: object) -> None:
+        if self._sharded:
+            whole = [p for p in self._module.parameters() if not is_sharded(p)]
+            self.most = max(self.most, _bytes(whole))
 
 
 def _local(tensor: Any) -> Tensor:

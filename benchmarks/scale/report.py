@@ -24,7 +24,9 @@ _MEASURED = (
     f"{' and '.join(map(str, RANKS))} processes with gloo; the most of any rank, in MB. Sent: what "
     "collectives were given (all-reduce, reduce-scatter: all of a gradient; all-gather: all of "
     "what is gathered), as the profiler sees them in the process group; broadcasts of buffers "
-    "(norms' statistics, gains) are left out. Peak: parameters and "
+    "(norms' statistics, gains) are left out. Parameters, gradients and optimizer: what a "
+    "rank keeps of them. Gathered: the most whole parameters at once, seen in the forward pass. "
+    "Peak: parameters and "
     "optimizer state, and the most that a step allocated at once, gathered parameters, gradients "
     "and activations included. Dense FSDP2 shards block by block, the compiled network bank by "
     f"bank, or {STAGES} stages that are compiled by themselves are each a unit."
@@ -65,6 +67,9 @@ _PREDICTED = (
     "no statement about quality at a budget, which docs/quality.md makes for small networks only. "
     f"{H100.name} and a network a 32nd as fast."
 )
+
+
+_HELD = ("trainable", "sent", "parameters", "gradients", "optimizer", "gathered", "peak")
 
 
 def _mb(value: float) -> str:
@@ -117,10 +122,7 @@ def sections(summary: Mapping[str, Any]) -> list[Section]:
             _MEASURED,
             [
                 Column("case", "case"),
-                *(
-                    Column(what, what, _mb)
-                    for what in ("trainable", "sent", "parameters", "optimizer", "peak")
-                ),
+                *(Column(what, what, _mb) for what in _HELD),
             ],
             _wide(summary["measured"]),
         ),

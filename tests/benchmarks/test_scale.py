@@ -29,6 +29,9 @@ def test_a_rank_holds_and_sends_less_than_of_the_dense_network() -> None:
         assert ours["trainable"] <= 0.1 * dense["trainable"]
         assert ours["parameters"] <= 0.51 * ours["trainable"]
         assert ours["optimizer"] < 0.11 * dense["optimizer"]
+        assert ours["gradients"] == ours["parameters"]
+        assert dense["gathered"] < 0.3 * dense["trainable"]
+        assert ours["gathered"] == ours["trainable"]
         assert ours["peak"] < 0.5 * dense["peak"]
         # Gathered twice and reduced once; banks are gathered once.
         assert dense["sent"] == 3 * dense["trainable"]
