@@ -8,7 +8,7 @@ from npas.plan import Plan
 from npas.plan_diff import Change
 
 #: Names of a list that are shown of what came and what went.
-MOST_NAMES = 12
+MOST_NAMES = 6
 
 
 def changes_data(before: Plan, after: Plan) -> dict[str, Any]:
@@ -44,10 +44,11 @@ def changes_data(before: Plan, after: Plan) -> dict[str, Any]:
 
 
 def _sizes(plan: Plan) -> dict[str, int]:
+    parts = {"elements of banks" if name == "banks" else name: n for name, n in plan.params.items()}
     return {
         "budget in parameters": plan.budget_params,
         "trainable parameters": plan.n_params,
-        **plan.params,
+        **parts,
         "layers": len(plan.layers),
         "number of banks": len(plan.banks),
     }

@@ -36,26 +36,29 @@ def _tiles(plan: Plan, head: dict[str, Any]) -> list[tuple[str, str, str]]:
     kept = sum(fixed.n_params for fixed in plan.fixed)
     generation = head["generation_macs"]
     ordinary = {bank.name for bank in plan.banks if plan.is_ordinary(bank.name)}
-    share = "" if not plan.n_macs else f"{generation / plan.n_macs:.2%} of a sample's"
-    tiles = [
+    share = f", {generation / plan.n_macs:.2%} of a sample's" if plan.n_macs else ""
+    sample = (
+        ("not known", "plan with example inputs: --input")
+        if plan.n_macs is None
+        else (f"{plan.n_macs:,}", "multiply-accumulates in these layers")
+    )
+    return [
         ("Trainable parameters", f"{n:,}", f"{_percent(n, plan.n_dense)} of the dense model"),
         ("Budget", f"{budget:,}", f"{_percent(n, budget)} used, {budget - n:,} left"),
-        ("Dense model", f"{plan.n_dense:,}", "trainable parameters"),
-        ("Banks", f"{len(plan.banks):,}", f"{len(ordinary):,} an ordinary parameter"),
+        ("Dense model", f"{plan.n_dense:,}", "trainable parameters, before"),
+        ("Banks", f"{len(plan.banks):,}", f"{len(ordinary):,} of them ordinary parameters"),
         ("Layers", f"{len(plan.layers):,}", _made(plan, ordinary)),
         ("Kept as it is", f"{kept:,}", f"in {len(plan.fixed):,} parameters"),
-        ("To generate once", f"{generation:,}", f"multiply-accumulates {share}".strip()),
+        ("A sample", sample[0], sample[1]),
+        ("To generate once", f"{generation:,}", f"multiply-accumulates{share}"),
     ]
-    if plan.n_macs is not None:
-        tiles.append(("A sample", f"{plan.n_macs:,}", "multiply-accumulates in these layers"))
-    return tiles
 
 
 def _made(plan: Plan, ordinary: set[str]) -> str:
     generated = [layer for layer in plan.layers if layer.bank not in ordinary]
     counts = {
         "combined": sum(layer.k >= 2 for layer in generated),
-        "one window": sum(layer.k == 1 for layer in generated),
+        "as a window": sum(layer.k == 1 for layer in generated),
         "upsampled": sum(layer.k == 0 for layer in generated),
         "ordinary": len(plan.layers) - len(generated),
     }
@@ -63,9 +66,12 @@ def _made(plan: Plan, ordinary: set[str]) -> str:
 
 
 def _percent(part: int, whole: int) -> str:
-    """Return a share that says 100% only where it is."""
-    share = f"{part / whole:.2%}"
-    return f"{part / whole:.5%}" if part != whole and share == "100.00%" else share
+    """Return a share that says 100% only where it is all, and 0% only where it is nothing."""
+    if 0 < part < whole / 10_000:
+        return "<0.01%"
+    if 0.9999 * whole < part < whole:
+        return f"{part * 10**7 // whole / 10**5:.5f}%"  # rounded down
+    return f"{part / whole:.2%}"
 
 
 def budget_parts(plan: Plan) -> dict[str, int]:
@@ -95,12 +101,28 @@ def _bar(plan: Plan) -> str:
             f"<td>{count:,}</td><td>{_percent(count, plan.budget_params)}</td></tr>"
         )
     return (
+        f"{_dense_bar(plan)}"
+        f'<p class="over">The budget of {plan.budget_params:,}</p>'
         '<svg class="spent" viewBox="0 0 1000 28" preserveAspectRatio="none" role="img" '
         f'aria-label="The budget by what it is spent on, as in the table below">{"".join(drawn)}'
         '</svg><div class="fit"><table class="legend"><thead><tr><th scope="col">Spent on</th>'
         '<th scope="col">Parameters</th><th scope="col">Share</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         '<p class="note">A part too small to be seen is drawn as a line.</p>'
+    )
+
+
+def _dense_bar(plan: Plan) -> str:
+    """Return the plan as a part of the dense model, or the dense model as a part of the plan."""
+    most = max(plan.n_dense, plan.n_params)
+    widths = (1000 * plan.n_dense / most, 1000 * plan.n_params / most)
+    return (
+        f'<p class="over">The dense model of {plan.n_dense:,}, and in colour the plan of '
+        f"{plan.n_params:,}</p>"
+        '<svg class="spent against" viewBox="0 0 1000 10" preserveAspectRatio="none" '
+        'aria-hidden="true">'
+        f'<rect class="dense" width="{widths[0]:.2f}" height="10"/>'
+        f'<rect class="part0" width="{max(_LEAST, widths[1]):.2f}" y="2" height="6"/></svg>'
     )
 
 

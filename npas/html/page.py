@@ -108,7 +108,7 @@ this page, which this browser does not run.</p></noscript>
 {changes}<section id="banks" aria-labelledby="banks-title">
 <h2 id="banks-title">Banks</h2>
 <p class="lead">Each bank is one shared parameter. Sharing is elements generated from it over its
-own. The strip shows how many layers use each part: the darker, the more.</p>
+own. The strip shows how many layers use each part: the stronger the colour, the more.</p>
 <div id="banks-rows"></div>
 </section>
 <section id="layers" aria-labelledby="layers-title">

@@ -30,5 +30,5 @@ function banksSection() {
     sized('MACs to generate', (i) => B.generation[i]),
   ];
   if (known) columns.push(sized('MACs a sample', (i) => B.macs[i]));
-  new Paged(byId('banks-rows'), 'Banks', columns).show(B.name.map((_, i) => i));
+  new Paged(byId('banks-rows'), 'Banks', columns, { size: 25 }).show(B.name.map((_, i) => i));
 }

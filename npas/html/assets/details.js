@@ -50,7 +50,7 @@ function members(bank) {
 
 function list(texts) {
   const more = texts.length - MOST_LISTED;
-  const items = texts.slice(0, MOST_LISTED).map((text) => el('li', {}, el('bdi', {}, text)));
+  const items = texts.slice(0, MOST_LISTED).map((text) => el('li', {}, dotted(text)));
   if (more > 0) items.push(el('li', { class: 'muted' }, `and ${count(more)} more`));
   return el('ol', { class: 'plain' }, ...items);
 }

@@ -13,6 +13,9 @@ const el = (tag, attributes, ...children) =>
   fill(document.createElement(tag), attributes, children);
 const svg = (tag, attributes, ...children) =>
   fill(document.createElementNS(SVG, tag), attributes, children);
+// A name breaks after its dots before it breaks anywhere.
+const dotted = (name) => el('bdi', {}, ...name.split('.').flatMap((part, i, all) =>
+  (i < all.length - 1 ? [`${part}.`, el('wbr')] : [part])));
 const byId = (id) => document.getElementById(id);
 
 const whole = new Intl.NumberFormat('en-US');

@@ -45,14 +45,14 @@ function update(first = 0) {
 function nameCell(row) {
   const { title, members: indices } = row;
   const pick = el('button', {
-    type: 'button', class: 'pick', tabindex: -1, 'aria-pressed': state.pinned === key(row),
-  }, el('bdi', {}, title));
+    type: 'button', class: 'pick', tabindex: -1, 'aria-pressed': String(state.pinned === key(row)),
+  }, dotted(title));
   const aliases = indices.length === 1 && data.aliases[indices[0]];
   const also = aliases && el('span', { class: 'also' },
     `= ${aliases[0]}${aliases.length > 1 ? ` and ${aliases.length - 1} more` : ''}`);
   if (indices.length === 1) return [pick, also || null];
   const open = state.open.has(row.row);
-  const unfold = el('button', { type: 'button', class: 'unfold', 'aria-expanded': open },
+  const unfold = el('button', { type: 'button', class: 'unfold', 'aria-expanded': String(open) },
     `${many(indices.length, 'layer')}`);
   unfold.addEventListener('click', () => {
     state.open[open ? 'delete' : 'add'](row.row);
@@ -90,6 +90,7 @@ const COLUMNS = [
 ];
 
 // What is looked at: its details, and a band over the other bars of its bank.
+let bands = false; // not before something is pointed at
 function look(row, aloud = false) {
   looked = row;
   const panel = byId('details');
@@ -99,7 +100,7 @@ function look(row, aloud = false) {
   const indices = row.members;
   panel.replaceChildren(...[
     el('div', { class: 'details-top' },
-      el('h3', {}, el('bdi', {}, row.title)), pinned ? close : null),
+      el('h3', {}, dotted(row.title)), pinned ? close : null),
     ...(indices.length > 1 ? describeAlike(indices) : describe(indices[0])),
   ].filter((node) => node));
   panel.classList.toggle('pinned', pinned);
@@ -128,15 +129,17 @@ function mark() {
     const band = line.querySelector('.band');
     const { x, width } = place(span, B.size[bank]);
     band.setAttribute('x', x);
-    band.setAttribute('width', shares ? width : 0);
+    band.setAttribute('width', bands && shares ? width : 0);
     line.querySelector('.pick').setAttribute('aria-pressed', own && state.pinned === key(looked));
   });
 }
 
 function letGo() {
-  const row = looked;
+  const inside = byId('details').contains(document.activeElement);
   state.pinned = null;
-  if (row) look(row);
+  if (looked) look(looked);
+  const at = table.rows.indexOf(looked) - table.first;
+  if (inside) focusOn(at >= 0 ? at : 0);
 }
 
 const picks = () => [...table.body.querySelectorAll('.pick')];
@@ -169,6 +172,8 @@ function watch() {
     if (!row) return;
     state.pinned = state.pinned === key(row) ? null : key(row);
     look(row, true);
+    const line = event.target.closest('tr');
+    if (state.pinned !== null) line.scrollIntoView({ block: 'nearest' });
   });
   const steps = { ArrowDown: 1, ArrowUp: -1, Home: -Infinity, End: Infinity };
   body.addEventListener('keydown', (event) => {
@@ -241,4 +246,5 @@ function layersSection() {
   watch();
   update();
   if (table.rows.length) look(table.rows[0]);
+  bands = true;
 }

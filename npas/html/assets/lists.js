@@ -21,7 +21,7 @@ function keptSection() {
   const open = () => {
     if (!fold.open || inside.firstChild) return;
     new Paged(inside, 'Parameters that are kept', [
-      { head: 'Parameter', kind: 'name', cell: (i) => el('bdi', {}, F.name[i]) },
+      { head: 'Parameter', kind: 'name', cell: (i) => dotted(F.name[i]) },
       { head: 'Elements', kind: 'number', cell: (i) => count(F.n[i]) },
       { head: 'Reason', cell: (i) => T[F.reason[i]] },
     ]).show(F.name.map((_, i) => i));
@@ -60,11 +60,11 @@ function changesSection() {
       [name, changes.before[name], changes.after[name]]),
   ]);
   const host = byId('changes-rows');
-  const chosen = { kind: '', state: '' };
-  const tools = el('div', { class: 'tools' });
+  const chosen = { kind: '', state: '', text: '' };
+  const tools = el('div', { class: 'tools', role: 'search', 'aria-label': 'Changes' });
   const rows = new Paged(host, 'What changed', [
     { head: 'Name', kind: 'name', cell: ([kind, name]) =>
-      [el('span', { class: 'kind' }, kind === 'fixed' ? 'kept' : kind), ' ', el('bdi', {}, name)] },
+      [el('span', { class: 'kind' }, kind === 'fixed' ? 'kept' : kind), ' ', dotted(name)] },
     { head: 'Change', cell: ([, , how]) => el('span', { class: `state ${how}` }, how) },
     { head: 'Before and after', cell: ([, , , fields]) => el('ul', { class: 'plain changes' },
       ...fields.map(([field, before, after]) => el('li', {},
@@ -72,9 +72,15 @@ function changesSection() {
         before === null && !field ? null : el('del', {}, value(before)),
         !field ? null : el('span', { 'aria-label': 'to' }, ' → '),
         after === null && !field ? null : el('ins', {}, value(after))))) },
-  ], { empty: 'No change of this sort.' });
-  const show = () => rows.show(changes.rows.filter(([kind, , how]) =>
-    (!chosen.kind || kind === chosen.kind) && (!chosen.state || how === chosen.state)));
+  ], { empty: 'No such change.', size: 25 });
+  const show = () => rows.show(changes.rows.filter(([kind, name, how]) =>
+    (!chosen.kind || kind === chosen.kind) && (!chosen.state || how === chosen.state) &&
+    name.toLowerCase().includes(chosen.text)));
+  const search = el('input', { type: 'search', autocomplete: 'off', spellcheck: 'false' });
+  search.addEventListener('input', () => {
+    chosen.text = search.value.trim().toLowerCase();
+    show();
+  });
   const choice = (label, field, options) => {
     const select = el('select', {}, el('option', { value: '' }, 'All'),
       ...options.map(([own, text]) => el('option', { value: own }, text)));
@@ -86,7 +92,7 @@ function changesSection() {
   };
   const total = (kind) => STATES.reduce((n, how) => n + changes.counts[kind][how], 0);
   const all = (how) => Object.keys(KINDS).reduce((n, kind) => n + changes.counts[kind][how], 0);
-  tools.append(
+  tools.append(control('Search names', search),
     choice('Of', 'kind', Object.entries(KINDS).map(([own, text]) =>
       [own, `${text} (${count(total(own))})`])),
     choice('Change', 'state', STATES.map((how) => [how, `${how} (${count(all(how))})`])));

@@ -1,12 +1,12 @@
 // A table of any length, a page of rows at a time: only what is shown is in the document.
 const PAGE = 100;
-const MOST_PRINTED = 2000;
+const MOST_PRINTED = 500;
 const tables = [];
 
 class Paged {
-  // columns: { head, cell(row) -> node or text, kind: 'number' | 'name' | 'bar' | undefined }
-  constructor(host, caption, columns, { decorate = () => {}, empty = 'Nothing to show.' } = {}) {
-    Object.assign(this, { columns, decorate, rows: [], first: 0, size: PAGE });
+  // columns: [{ head, cell(row) -> node or text, kind: 'number' | 'name' | 'bar' | undefined }]
+  constructor(host, caption, columns, { decorate = () => {}, empty = 'Nothing to show.', size = PAGE } = {}) {
+    Object.assign(this, { columns, decorate, rows: [], first: 0, size, screen: size });
     this.body = el('tbody', { role: 'rowgroup' });
     this.said = el('p', { class: 'pages-said' });
     const turn = (text, step) => {
@@ -76,6 +76,6 @@ addEventListener('beforeprint', () => tables.forEach((table) => {
   table.draw();
 }));
 addEventListener('afterprint', () => tables.forEach((table) => {
-  table.size = PAGE;
+  table.size = table.screen;
   table.draw();
 }));

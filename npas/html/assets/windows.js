@@ -3,7 +3,7 @@ const WIDE = 1000;
 const HIGH = 20;
 const LEAST = 3; // units: what is narrower would not be seen
 const MOST_BLOCKS = 64;
-const MOST_PLACES = 48;
+const MOST_PARTS = 400;
 const HUES = 6;
 
 const hue = (bank) => (B.ordinary[bank] ? 'plain' : `hue${bank % HUES}`);
@@ -35,35 +35,54 @@ function blocks(i) {
   });
 }
 
-// One layer's templates, or the places of several layers, the darker the more of them.
+// Where the number of layers changes: [start, end, layers], for parts that one uses at least.
+function pile(spans) {
+  const steps = new Map();
+  for (const [start, end] of spans) {
+    steps.set(start, (steps.get(start) || 0) + 1);
+    steps.set(end, (steps.get(end) || 0) - 1);
+  }
+  const parts = [];
+  let [layers, from] = [0, 0];
+  for (const at of [...steps.keys()].sort((a, b) => a - b)) {
+    if (layers) parts.push([from, at, layers]);
+    layers += steps.get(at);
+    from = at;
+  }
+  return parts;
+}
+
+// One layer's templates, or those of several layers: the darker, the more of them.
 function bar(members) {
   const bank = L.bank[members[0]];
   const n = B.size[bank];
-  const inside = members.length === 1 ? blocks(members[0]) : [];
-  if (members.length > 1) {
-    const places = new Map();
-    for (const i of members) places.set(spanOf(i).join(), [L.bank[i], spanOf(i)]);
-    const opacity = Math.max(0.15, 0.8 / places.size).toFixed(2);
-    for (const [own, span] of [...places.values()].slice(0, MOST_PLACES)) {
-      inside.push(svg('rect', { ...place(span, B.size[own]), y: 2, height: 16, opacity }));
-    }
-  }
+  const one = members.every((i) => L.bank[i] === bank);
+  const inside = members.length === 1 ? blocks(members[0])
+    : pile(one ? members.map(spanOf) : [[0, n]]).slice(0, MOST_PARTS).map(([start, end, layers]) =>
+      svg('rect', {
+        ...place([start, end], n), y: 2, height: 16,
+        opacity: (one ? 0.15 + (0.85 * layers) / members.length : 1).toFixed(2),
+      }));
   return svg('svg', {
     class: `bar ${hue(bank)}`, viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: 'none',
     'aria-hidden': 'true',
   }, svg('rect', { class: 'track', width: WIDE, height: HIGH, rx: 2 }), ...inside,
-  svg('rect', { class: 'band', width: 0, height: HIGH, 'data-n': n }));
+  svg('rect', { class: 'band', width: 0, y: 0, height: HIGH }));
 }
 
 // How many layers use each part of a bank.
 function strip(bank, marks = []) {
   const cover = B.cover[bank] || [1];
   const most = Math.max(...cover);
-  const width = WIDE / cover.length;
-  const bins = cover.map((layers, i) => svg('rect', {
-    x: (i * width).toFixed(2), width: (width + 0.5).toFixed(2), height: HIGH,
-    opacity: (0.12 + (0.88 * layers) / most).toFixed(3),
-  }));
+  const bins = [];
+  for (let from = 0, to; from < cover.length; from = to) {
+    for (to = from + 1; cover[to] === cover[from]; to += 1);
+    const at = (bin) => Math.round((WIDE * bin) / cover.length);
+    bins.push(svg('rect', {
+      x: at(from), width: at(to) - at(from), height: HIGH,
+      opacity: (0.12 + (0.88 * cover[from]) / most).toFixed(3),
+    }));
+  }
   const marked = marks.map((span) =>
     svg('rect', { class: 'mark', ...place(span, B.size[bank]), y: 0, height: HIGH }));
   return svg('svg', {
