@@ -119,7 +119,7 @@ marks the elements that it uses in the other bars of its bank. Enter pins a laye
 it go.</p>
 <div class="tools" id="layers-tools" role="search" aria-label="Layers"></div>
 <div class="split"><div id="layers-rows"></div>
-<aside id="details" aria-label="Details of a layer"></aside></div>
+<aside id="details" tabindex="0" aria-label="Details of a layer"></aside></div>
 <p class="sr" id="spoken" role="status"></p>
 </section>
 <section id="kept" aria-labelledby="kept-title">

@@ -121,6 +121,6 @@ function describeAlike(indices) {
     ]),
     el('h4', {}, many(places.size, 'place')),
     banks.size > 1 ? null : strip(L.bank[i], [...places.values()].map(([span]) => span)),
-    list([...places.values()].map(([span, n]) => `${range(span)}: ${many(n, 'layer')}`)),
+    list([...places.values()].sort(([[a]], [[b]]) => a - b).map(([span, n]) => `${range(span)}: ${many(n, 'layer')}`)),
   ];
 }

@@ -16,16 +16,17 @@ function visibleRows() {
   const fits = (i) =>
     (state.bank < 0 || L.bank[i] === state.bank) && (!text || searched[i].includes(text));
   const rows = [];
-  const seen = new Set();
+  const seen = new Map(); // row of alike layers -> whether it stands as one
   let n = 0;
   for (let i = 0; i < L.name.length; i += 1) {
     if (!fits(i)) continue;
     n += 1;
     const row = state.fold && rowOf.get(i);
-    if (!row || !row[1].every(fits)) {
+    const first = row && !seen.has(row);
+    if (first) seen.set(row, row[1].every(fits));
+    if (!row || !seen.get(row)) {
       rows.push({ title: L.name[i], members: [i] });
-    } else if (!seen.has(row)) {
-      seen.add(row);
+    } else if (first) {
       rows.push({ title: row[0], members: row[1], row });
       if (state.open.has(row)) {
         row[1].forEach((j) => rows.push({ title: L.name[j], members: [j], part: true }));

@@ -57,12 +57,13 @@ function bar(members) {
   const bank = L.bank[members[0]];
   const n = B.size[bank];
   const one = members.every((i) => L.bank[i] === bank);
+  const parts = members.length === 1 ? [] : pile(one ? members.map(spanOf) : [[0, n]]);
+  const [, most] = extent(parts.map(([, , layers]) => layers));
   const inside = members.length === 1 ? blocks(members[0])
-    : pile(one ? members.map(spanOf) : [[0, n]]).slice(0, MOST_PARTS).map(([start, end, layers]) =>
-      svg('rect', {
-        ...place([start, end], n), y: 2, height: 16,
-        opacity: (one ? 0.15 + (0.85 * layers) / members.length : 1).toFixed(2),
-      }));
+    : parts.slice(0, MOST_PARTS).map(([start, end, layers]) => svg('rect', {
+      ...place([start, end], n), y: 2, height: 16,
+      opacity: (0.3 + (0.7 * layers) / most).toFixed(2),
+    }));
   return svg('svg', {
     class: `bar ${hue(bank)}`, viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: 'none',
     'aria-hidden': 'true',
