@@ -117,12 +117,12 @@ def _dense_bar(plan: Plan) -> str:
     most = max(plan.n_dense, plan.n_params)
     widths = (1000 * plan.n_dense / most, 1000 * plan.n_params / most)
     return (
-        f'<p class="over">The dense model of {plan.n_dense:,}, and in colour the plan of '
-        f"{plan.n_params:,}</p>"
+        f'<p class="over">The dense model of {plan.n_dense:,} in grey, the plan of '
+        f"{plan.n_params:,} in colour</p>"
         '<svg class="spent against" viewBox="0 0 1000 10" preserveAspectRatio="none" '
         'aria-hidden="true">'
         f'<rect class="dense" width="{widths[0]:.2f}" height="10"/>'
-        f'<rect class="part0" width="{max(_LEAST, widths[1]):.2f}" y="2" height="6"/></svg>'
+        f'<rect class="part0" width="{max(_LEAST, widths[1]):.2f}" y="3" height="4"/></svg>'
     )
 
 

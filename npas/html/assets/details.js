@@ -52,7 +52,7 @@ function list(texts) {
   const more = texts.length - MOST_LISTED;
   const items = texts.slice(0, MOST_LISTED).map((text) => el('li', {}, dotted(text)));
   if (more > 0) items.push(el('li', { class: 'muted' }, `and ${count(more)} more`));
-  return el('ol', { class: 'plain' }, ...items);
+  return el('ol', { class: 'bare' }, ...items);
 }
 const range = ([start, end]) => `${count(start)} to ${count(end)}`;
 

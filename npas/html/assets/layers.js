@@ -71,7 +71,8 @@ function bankCell({ members: indices }) {
   const first = L.bank[indices[0]];
   const last = L.bank[indices[indices.length - 1]];
   const name = B.name[first] + (first === last ? '' : ` to ${B.name[last]}`);
-  return [el('span', { class: `dot ${hue(first)}`, 'aria-hidden': 'true' }), name];
+  return el('span', { class: 'of-bank', title: name },
+    el('span', { class: `dot ${hue(first)}`, 'aria-hidden': 'true' }), name);
 }
 
 function sharesCell({ members: indices }) {

@@ -66,7 +66,7 @@ function changesSection() {
     { head: 'Name', kind: 'name', cell: ([kind, name]) =>
       [el('span', { class: 'kind' }, kind === 'fixed' ? 'kept' : kind), ' ', dotted(name)] },
     { head: 'Change', cell: ([, , how]) => el('span', { class: `state ${how}` }, how) },
-    { head: 'Before and after', cell: ([, , , fields]) => el('ul', { class: 'plain changes' },
+    { head: 'Before and after', kind: 'wide', cell: ([, , , fields]) => el('ul', { class: 'bare changes' },
       ...fields.map(([field, before, after]) => el('li', {},
         field ? el('b', {}, `${field} `) : null,
         before === null && !field ? null : el('del', {}, value(before)),

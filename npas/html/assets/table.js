@@ -4,7 +4,7 @@ const MOST_PRINTED = 500;
 const tables = [];
 
 class Paged {
-  // columns: [{ head, cell(row) -> node or text, kind: 'number' | 'name' | 'bar' | undefined }]
+  // columns: [{ head, cell(row) -> node or text, kind: 'number' | 'name' | 'bar' | 'wide' | undefined }]
   constructor(host, caption, columns, { decorate = () => {}, empty = 'Nothing to show.', size = PAGE } = {}) {
     Object.assign(this, { columns, decorate, rows: [], first: 0, size, screen: size });
     this.body = el('tbody', { role: 'rowgroup' });
