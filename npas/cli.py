@@ -1,4 +1,4 @@
-"""The command line: plan, count, search, explain, diff, check."""
+"""The command line: plan, count, search, explain, diff, report, check."""
 
 import argparse
 import importlib.util
@@ -175,6 +175,18 @@ def _diff(arguments: argparse.Namespace) -> int:
     return DIFFERS if changes else OK
 
 
+def _report(arguments: argparse.Namespace) -> int:
+    from npas.html import write_report
+
+    page = write_report(arguments.plan, arguments.out, arguments.against)
+    n_bytes = page.stat().st_size
+    if arguments.json:
+        sys.stdout.write(json.dumps({"path": str(page), "bytes": n_bytes}) + "\n")
+    else:
+        _console().print(f"wrote {page} ({n_bytes:,} bytes); open it in a browser")
+    return OK
+
+
 def _check(arguments: argparse.Namespace) -> int:
     from npas.planning import check_fits
 
@@ -307,6 +319,14 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("before")
     diff.add_argument("after")
     diff.set_defaults(run=_diff)
+
+    report = commands.add_parser("report", help="a plan as one HTML page, to look at and to share")
+    report.add_argument("plan", metavar="PLAN_OR_DIR", help="a plan, or what npas.save wrote")
+    report.add_argument("--out", metavar="FILE", help="the page; beside the plan by default")
+    report.add_argument(
+        "--against", metavar="PLAN_OR_DIR", help="an earlier plan: show what changed since"
+    )
+    report.set_defaults(run=_report)
 
     check = commands.add_parser("check", help="validate a plan, alone or against a model")
     check.add_argument("plan")

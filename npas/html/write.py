@@ -1,0 +1,85 @@
+"""A plan file, or the folder of a saved module, to a page beside it."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from npas.errors import NpasError, PlanError
+from npas.html.page import report_html
+from npas.plan import Plan
+from npas.saved import MOST_PLAN_BYTES, PLAN
+
+
+def write_report(
+    plan: str | Path, out: str | Path | None = None, against: str | Path | None = None
+) -> Path:
+    """Write the page of a plan, whole or not at all.
+
+    Args:
+        plan: a plan's file, or a folder that `npas.save` wrote.
+        out: the page; beside the plan and named as it is where None.
+        against: an earlier plan, or a folder: what changed since is shown.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        PlanError: if a plan cannot be read or is not valid.
+        NpasError: if the page would replace one of the plans, or something that is not a file.
+        OSError: if it cannot be written.
+    """
+    source = _plan_file(Path(plan))
+    earlier = None if against is None else _plan_file(Path(against))
+    page = _page_file(source, out)
+    for path in (source, earlier):
+        if path is not None and page.exists() and path.exists() and page.samefile(path):
+            raise NpasError(f"--out {page}: is the plan itself; give the page a name of its own")
+    text = report_html(_read(source), None if earlier is None else _read(earlier))
+    _replace(page, text)
+    return page
+
+
+def _plan_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    if not (path / PLAN).is_file():
+        raise PlanError(
+            f"{path}: a folder without {PLAN}; report takes a plan (npas plan ... --out FILE) or a "
+            "folder that npas.save wrote"
+        )
+    return path / PLAN
+
+
+def _page_file(source: Path, out: str | Path | None) -> Path:
+    if out is None and source.exists() and not source.is_file():
+        raise NpasError(f"{source}: not a file to put a page beside; say where with --out FILE")
+    page = source.with_suffix(".html") if out is None else Path(out)
+    if page.exists() and not page.is_file():
+        raise NpasError(f"--out {page}: is not a file; name one, such as {page / 'plan.html'}")
+    if not page.absolute().parent.is_dir():
+        raise NotADirectoryError(f"--out {page}: the folder is not there")
+    return Path(os.path.realpath(page))  # a link stays a link
+
+
+def _read(path: Path) -> Plan:
+    try:
+        with path.open("rb") as file:
+            found = file.read(MOST_PLAN_BYTES + 1)
+        if len(found) > MOST_PLAN_BYTES:
+            raise PlanError(f"plan {path}: larger than any plan, {MOST_PLAN_BYTES:,} bytes")
+        return Plan.from_json(found.decode("utf-8"))
+    except FileNotFoundError as error:
+        raise PlanError(
+            f"plan {path}: not there; npas plan MODEL --budget B --out {path} writes one"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"plan {path}: cannot be read ({error})") from error
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from error
+
+
+def _replace(page: Path, text: str) -> None:
+    with tempfile.TemporaryDirectory(dir=page.parent, prefix=".npas-report-") as scratch:
+        written = Path(scratch, "page.html")
+        written.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(written, page)
