@@ -321,8 +321,8 @@ class Bank(nn.Module):
         self._note_gains()
 
     def _note_gains(self) -> None:
-        # Read once, not in forward: on a GPU that would wait for the device. Not by attribute, which
-        # fx traces when it reads a pickled graph.
+        # Read once, not in forward: on a GPU that would wait for the device. Not by attribute: fx
+        # traces those when it reads a pickled graph.
         gain: Any = self._buffers["gain"]
         self._gains_version = -1 if gain.is_inference() else gain._version
         ones = [False] * len(gain) if gain.is_meta else (gain == 1).tolist()
