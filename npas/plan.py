@@ -245,9 +245,15 @@ class Plan:
         Raises:
             PlanError: if the file cannot be read or is not a valid plan.
         """
+        from npas.plan_json import read_file
+
         try:
-            return Plan.from_json(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+            return Plan.from_json(read_file(Path(path)))
+        except FileNotFoundError as error:
+            raise PlanError(
+                f"plan {path}: not there; npas plan MODEL --budget B --out {path} writes one"
+            ) from error
+        except PlanError as error:
             raise PlanError(f"plan {path}: {error}") from error
 
     def table(self, *, full: bool = False) -> "Table":

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,8 @@ from npas.passes.demand import covered
 from npas.plan import DOWNSAMPLE, UPSAMPLE, BankPlan, LayerPlan, Plan
 
 VERSION = 1
+#: Bytes of the largest file that is read: 100 times that of a model of 405B parameters.
+MOST_PLAN_BYTES = 64 * 2**20
 T = TypeVar("T")
 # Counts above this cannot be elements of one tensor, and would overflow int64 address arithmetic.
 _MOST = 2**53
@@ -29,6 +32,25 @@ def dump_plan(plan: Plan) -> str:
     data["layers"] = [asdict(layer) for layer in plan.layers]
     data["fixed"] = [asdict(fixed) for fixed in plan.fixed]
     return json.dumps(data, indent=1) + "\n"
+
+
+def read_file(path: Path) -> str:
+    """Return the text of a plan's file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        PlanError: if it cannot be read, or is larger than `MOST_PLAN_BYTES`.
+    """
+    try:
+        with path.open("rb") as file:
+            found = file.read(MOST_PLAN_BYTES + 1)
+        if len(found) > MOST_PLAN_BYTES:
+            raise PlanError(f"larger than any plan, {MOST_PLAN_BYTES:,} bytes")
+        return found.decode("utf-8")
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"cannot be read ({error})") from error
 
 
 def read_plan(text: str) -> Plan:

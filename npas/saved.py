@@ -22,12 +22,10 @@ from safetensors.torch import save_file
 from npas.errors import CheckpointError, PlanError
 from npas.passes.schedule import SCHEDULES
 from npas.plan import Plan
-from npas.plan_json import dump_plan
+from npas.plan_json import dump_plan, read_file
 
 PLAN = "plan.json"
 FORMAT = 2
-#: Bytes of the largest plan.json that is read: 100 times that of a model of 405B parameters.
-MOST_PLAN_BYTES = 64 * 2**20
 _FILE = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
 _SCRATCH = ".saving-"
 _CHUNK = 2**22
@@ -162,16 +160,12 @@ def read_folder(folder: Path) -> Saved:
 
 def _read_plan(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            found = file.read(MOST_PLAN_BYTES + 1)
-        if len(found) > MOST_PLAN_BYTES:
-            raise CheckpointError(f"{path}: larger than any plan, {MOST_PLAN_BYTES:,} bytes")
-        return found.decode("utf-8")
+        return read_file(path)
     except FileNotFoundError as error:
         what = "not there; load takes a folder that npas.save wrote"
         raise CheckpointError(f"{path}: {what}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    except PlanError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _read(folder: Path, text: str) -> Saved:

@@ -15,6 +15,7 @@ from torch import nn
 import npas
 import npas.saved as saved_module
 from benchmarks.kills import kill_saves
+from npas import plan_json
 from npas.errors import CheckpointError, NpasError, PlanError
 from npas.module import Shapeshifter
 from npas.saved import _hash_of_plan, write_folder
@@ -355,7 +356,7 @@ def test_a_plan_that_asks_for_more_than_the_file_has(tmp_path: Path) -> None:
 
 
 def test_a_plan_larger_than_any(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saved_module, "MOST_PLAN_BYTES", 1000)
+    monkeypatch.setattr(plan_json, "MOST_PLAN_BYTES", 1000)
     refused(folder, "larger than any plan, 1,000 bytes")
 
 

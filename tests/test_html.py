@@ -493,6 +493,6 @@ def test_a_failed_write_leaves_what_was_there(
 def test_a_plan_that_is_too_large_is_not_read(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("npas.html.write.MOST_PLAN_BYTES", 100)
+    monkeypatch.setattr("npas.plan_json.MOST_PLAN_BYTES", 100)
     with pytest.raises(npas.PlanError, match="larger than any plan, 100 bytes"):
         write_report("plan.json")

@@ -7,7 +7,7 @@ from pathlib import Path
 from npas.errors import NpasError, PlanError
 from npas.html.page import report_html
 from npas.plan import Plan
-from npas.saved import MOST_PLAN_BYTES, PLAN
+from npas.saved import PLAN
 
 
 def write_report(
@@ -34,7 +34,7 @@ def write_report(
     for path in (source, earlier):
         if path is not None and page.exists() and path.exists() and page.samefile(path):
             raise NpasError(f"--out {page}: is the plan itself; give the page a name of its own")
-    text = report_html(_read(source), None if earlier is None else _read(earlier))
+    text = report_html(Plan.load(source), None if earlier is None else Plan.load(earlier))
     _replace(page, text)
     return page
 
@@ -59,23 +59,6 @@ def _page_file(source: Path, out: str | Path | None) -> Path:
     if not page.absolute().parent.is_dir():
         raise NotADirectoryError(f"--out {page}: the folder is not there")
     return Path(os.path.realpath(page))  # a link stays a link
-
-
-def _read(path: Path) -> Plan:
-    try:
-        with path.open("rb") as file:
-            found = file.read(MOST_PLAN_BYTES + 1)
-        if len(found) > MOST_PLAN_BYTES:
-            raise PlanError(f"plan {path}: larger than any plan, {MOST_PLAN_BYTES:,} bytes")
-        return Plan.from_json(found.decode("utf-8"))
-    except FileNotFoundError as error:
-        raise PlanError(
-            f"plan {path}: not there; npas plan MODEL --budget B --out {path} writes one"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"plan {path}: cannot be read ({error})") from error
-    except PlanError as error:
-        raise PlanError(f"{path}: {error}") from error
 
 
 def _replace(page: Path, text: str) -> None:
