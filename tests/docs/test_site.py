@@ -63,6 +63,15 @@ def test_another_command_changes_the_page() -> None:
     assert "| `--by SHARE` | a share, 10% | required |" in reference(parser)
 
 
+def test_files_that_development_pages_name_are_there() -> None:
+    named: set[str] = set()
+    for path in (ROOT / "CONTRIBUTING.md", DOCS / "architecture.md", DOCS / "design.md"):
+        text = path.read_text(encoding="utf-8")
+        named |= set(re.findall(r"`((?:npas|tests|benchmarks|docs|examples)/[\w./]+)`", text))
+    assert len(named) > 50
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
 def test_pictures_that_pages_show_are_there_and_described() -> None:
     for path in DOCS.rglob("*.md"):
         text = path.read_text(encoding="utf-8")
