@@ -33,7 +33,19 @@ def _section(name: str, text: str, command: argparse.ArgumentParser) -> str:
     command.formatter_class = partial(argparse.HelpFormatter, width=88)
     usage = command.format_usage().removeprefix("usage: ").rstrip()
     table = ["| argument | what it is | default |", "| --- | --- | --- |", *rows]
-    return "\n".join([f"## npas {name}", "", f"{text}.", "", "```text", usage, "```", "", *table])
+    return "\n".join(
+        [
+            f"## npas {name}",
+            "",
+            f"{text[:1].upper()}{text[1:]}.",
+            "",
+            "```text",
+            usage,
+            "```",
+            "",
+            *table,
+        ]
+    )
 
 
 def _names(action: argparse.Action) -> str:
@@ -53,4 +65,5 @@ def _cell(action: argparse.Action) -> str:
 def _default(action: argparse.Action) -> str:
     if action.required and action.option_strings:
         return "required"
-    return "" if action.default in (None, False, []) else f"`{action.default}`"
+    is_none = action.default is None or action.default is False or action.default == []
+    return "" if is_none else f"`{action.default}`"

@@ -1,8 +1,10 @@
 """The navigation has every page, and the reference every public name and command."""
 
 import argparse
+import importlib
 import importlib.util
 import re
+from typing import Any
 
 import pytest
 
@@ -15,13 +17,17 @@ pytestmark = pytest.mark.pure
 DOCS = ROOT / "docs"
 
 
-def reference(parser: argparse.ArgumentParser) -> str:
-    spec = importlib.util.spec_from_file_location("hook", DOCS / "hooks" / "cli_reference.py")
+def hook(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, DOCS / "hooks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
-    hook = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hook)
-    assert hook.on_page_markdown("no mark") == "no mark"
-    return hook.reference(parser)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def reference(parser: argparse.ArgumentParser) -> str:
+    assert hook("cli_reference").on_page_markdown("no mark") == "no mark"
+    return hook("cli_reference").reference(parser)
 
 
 def test_the_navigation_has_every_page() -> None:
@@ -39,8 +45,20 @@ def test_the_navigation_has_every_page() -> None:
 
 def test_the_reference_has_every_public_name_once() -> None:
     pages = [path.read_text(encoding="utf-8") for path in (DOCS / "reference").glob("*.md")]
-    named = re.findall(r"^::: npas\.(\w+)$", "\n".join(pages), re.MULTILINE)
-    assert sorted(named) == npas.__all__
+    entries = re.findall(
+        r"^::: ([\w.]+)\n(?: +options:\n +heading: npas\.(\w+)\n)?", "\n".join(pages), re.MULTILINE
+    )
+    found = {}
+    for path, heading in entries:
+        assert path not in found, path
+        found[path] = getattr(npas, heading or path.rpartition(".")[2], None)
+    public = {path: value for path, value in found.items() if value is not None}
+    assert sorted(value.__name__ for value in public.values()) == npas.__all__
+    for path, value in public.items():
+        # The site reads code without running it: for it a module hides a function of its name.
+        where, _, name = path.rpartition(".")
+        assert not (ROOT / path.replace(".", "/")).with_suffix(".py").exists(), path
+        assert getattr(importlib.import_module(where), name) is value, path
 
 
 def test_the_command_line_is_described_by_its_parser() -> None:
@@ -86,3 +104,9 @@ def test_nothing_is_loaded_from_other_sites() -> None:
     for path in shipped:
         text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
         assert "http" not in text and "@import" not in text, path
+    loaded = hook("other_sites").loaded
+    assert loaded('<a href="https://a.org">x</a><script src="assets/b.js"></script>') == []
+    assert loaded('<script async src="https://c.org/d.js"></script><link href=//e.org/f.css>') == [
+        "https://c.org/d.js",
+        "//e.org/f.css",
+    ]
