@@ -321,9 +321,11 @@ class Bank(nn.Module):
         self._note_gains()
 
     def _note_gains(self) -> None:
-        # Read once, not in forward: on a GPU that would wait for the device.
-        self._gains_version = -1 if self.gain.is_inference() else self.gain._version
-        ones = [False] * len(self.gain) if self.gain.is_meta else (self.gain == 1).tolist()
+        # Read once, not in forward: on a GPU that would wait for the device. Not by attribute: fx
+        # traces those when it reads a pickled graph.
+        gain: Any = self._buffers["gain"]
+        self._gains_version = -1 if gain.is_inference() else gain._version
+        ones = [False] * len(gain) if gain.is_meta else (gain == 1).tolist()
         self._ones = tuple(ones)
         self._unit_gain = all(ones)
         self._calls = None
@@ -331,7 +333,7 @@ class Bank(nn.Module):
 
     def _follow_gains(self) -> None:
         """Note gains that were written from outside, by DDP or a checkpoint."""
-        gain = self.gain
+        gain = self._buffers["gain"]
         if (
             not torch.compiler.is_compiling()
             and type(gain) is torch.Tensor

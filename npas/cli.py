@@ -1,11 +1,14 @@
 """The command line: plan, count, search, explain, diff, report, check."""
 
 import argparse
+import contextlib
 import importlib.util
 import json
+import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+import npas
 from npas.errors import BudgetError, NpasError, PlanError, TraceError
 from npas.mapping import Mapping
 from npas.model_source import ModelError, load_model, load_search, parse_input
@@ -244,6 +248,19 @@ def _console() -> Console:
     )
 
 
+class _Version(argparse.Action):
+    """Prints the versions that a report of a fault needs, and exits."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print and exit."""
+        found = {"npas": npas.__version__, "python": platform.python_version()}
+        for package in ("torch", "triton"):
+            with contextlib.suppress(PackageNotFoundError):
+                found[package] = version(package)
+        print(", ".join(f"{name} {number}" for name, number in found.items()))
+        parser.exit()
+
+
 def _kwargs(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
@@ -269,6 +286,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="npas", description="Fit a network to a parameter budget by sharing parameters."
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="versions of what is installed")
     commands = parser.add_subparsers(dest="command", required=True)
 
     plan = commands.add_parser("plan", help="decide which layers share which parameters")

@@ -62,7 +62,7 @@ SIGNATURES = {
         "model, budget=None, *, plan=None, init='random', backend='auto', schedule='auto', "
         "recompute='auto', calibrate=None, fit_batches=None, **plan_arguments"
     ),
-    "check_ranks": "module, optimizer=None, *, group=None",
+    "check_ranks": "module, *optimizers, group=None",
     "count": "model, plan, example_inputs=(), example_kwargs=None",
     "dense_state_dict": "ssn",
     "fit": "model, budget=None, *, batches=None, **arguments",
