@@ -2,7 +2,7 @@
 # environment when there is none and installs again only when the project's requirements changed.
 #
 #   make demo [DEMO_FLAGS=--quick]      make test [PYTEST_FLAGS='-m pure']
-#   make soak [SOAK_FLAGS='plans --n 1000']
+#   make soak [SOAK_FLAGS='plans --n 1000']     make docs
 #   PYTHON=python3.12 chooses the interpreter, VENV=path the place of the environment.
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ PYTEST_FLAGS ?=
 SOAK_FLAGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint soak clean
+.PHONY: demo test lint docs soak clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -26,6 +26,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The site, in build/site; any warning is an error. It needs no network to be looked at.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # Hours; what was done stays in build/soak.jsonl, and the same command goes on.
 soak: $(VENV)/.installed-dev
