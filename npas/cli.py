@@ -315,7 +315,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--method", default="emb", help="emb or wavg")
     search.add_argument("--steps", type=int, help="training steps; all batches by default")
     search.add_argument("--templates", type=int, default=8, help="templates of the search's bank")
-    search.add_argument("--seed", type=int, default=0)
+    search.add_argument("--seed", type=int, default=0, help="of the search; 0 by default")
     search.add_argument("--budget", help="that the mapping is for, as npas plan takes it")
     search.add_argument(
         "--checkpoint",
@@ -369,7 +369,7 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=int, help="most templates a layer may have")
     parser.add_argument("--downsample", default="wavg", help=", ".join(DOWNSAMPLE))
     parser.add_argument("--upsample", default="mask", help=", ".join(UPSAMPLE))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of random groups; 0 by default")
     parser.add_argument(
         "--target-modules", nargs="+", metavar="PATTERN", help="allocate only these"
     )
