@@ -214,8 +214,15 @@ class Plan:
 
     def is_ordinary(self, bank: str) -> bool:
         """Tell whether one layer fills the bank exactly: an ordinary parameter, no generation."""
-        sizes = [layer.n for layer in self.layers_of(bank)]
-        return is_ordinary(sizes, self.bank_by_name[bank].size)
+        return bank in self._ordinary
+
+    @cached_property
+    def _ordinary(self) -> frozenset[str]:
+        return frozenset(
+            bank.name
+            for bank in self.banks
+            if is_ordinary([layer.n for layer in self.layers_of(bank.name)], bank.size)
+        )
 
     def to_json(self) -> str:
         """Return the plan as versioned JSON text, the same bytes for the same plan."""
