@@ -59,8 +59,11 @@ def plan_summary(plan: Plan) -> str:
             f"{plan.generation_macs:,} ({share:.2%} at batch 1)",
         ]
     n_banks = len(plan.banks)
-    banks = f"{n_banks} bank{'s' if n_banks > 1 else ''}"
-    lines += ["", f"{len(plan.layers)} layers in {banks} ({plan.groups}):"]
+    n_layers = len(plan.layers)
+    counts = [
+        f"{n} {what}{'s' if n > 1 else ''}" for n, what in ((n_layers, "layer"), (n_banks, "bank"))
+    ]
+    lines += ["", f"{' in '.join(counts)} ({plan.groups}):"]
     for bank in plan.banks:
         layers = plan.layers_of(bank.name)
         modes: dict[str, int] = {}
