@@ -293,13 +293,13 @@ class Bank(nn.Module):
         """
         with torch.no_grad():
             self.gain.copy_(gains)
-        self._note_gains()
+        self.note_gains()
 
     def scale_gain(self, layer: str, factor: float) -> None:
         """Multiply the fixed scale of one layer."""
         with torch.no_grad():
             self.gain[self._slots[layer].index] *= factor
-        self._note_gains()
+        self.note_gains()
 
     def generate(self, layer: str) -> torch.Tensor:
         """Return a layer's weight, made now and in the bank's dtype, with grad where enabled."""
@@ -316,11 +316,8 @@ class Bank(nn.Module):
         slot = self._slots[layer]
         return slot.layer, slot.coefficient, slot.scale
 
-    def note_values(self) -> None:
-        """Take note that parameters or gains were written from outside."""
-        self._note_gains()
-
-    def _note_gains(self) -> None:
+    def note_gains(self) -> None:
+        """Take note that gains were written from outside."""
         # Read once, not in forward: on a GPU that would wait for the device. Not by attribute: fx
         # traces those when it reads a pickled graph.
         gain: Any = self._buffers["gain"]
@@ -341,11 +338,11 @@ class Bank(nn.Module):
             and gain._version != self._gains_version
             and not torch._C._are_functorch_transforms_active()
         ):
-            self._note_gains()
+            self.note_gains()
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._note_gains()
+        self.note_gains()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_cache": None, "_calls": None}

@@ -20,7 +20,7 @@ from npas.plan import Plan
 from npas.planning import check_fits
 from npas.saved import Saved, read_folder, write_folder
 from npas.saved_before import is_before, read_before
-from npas.sharding import gathered, once
+from npas.sharding import gathered, is_first, once
 from npas.ties import check_tied
 
 
@@ -46,12 +46,14 @@ def save(ssn: nn.Module, folder: str | os.PathLike[str]) -> None:
     if state is None:
         raise NpasError(f"{type(ssn).__name__} was not compiled by npas; save takes what it made")
     check_tied(ssn, state.ties)
-    # Tied and sliced tensors would be refused by safetensors as sharing memory.
-    tensors = {
-        name: gathered(value).detach().cpu().contiguous().clone()
-        for name, value in ssn.state_dict().items()
-        if isinstance(value, torch.Tensor)
-    }
+    tensors: dict[str, torch.Tensor] = {}
+    first = is_first(ssn)
+    for name, value in ssn.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            whole = gathered(value)  # by all ranks, and kept by the one that writes
+            if first:
+                # Tied and sliced tensors would be refused by safetensors as sharing memory.
+                tensors[name] = whole.detach().cpu().contiguous().clone()
     once(ssn, lambda: write_folder(Path(folder), state.plan, state.how, tensors))
 
 

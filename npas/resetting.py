@@ -162,9 +162,8 @@ def _whole(module: nn.Module, path: str, done: set[int]) -> Iterator[None]:
     try:
         empty: dict[str, torch.Tensor] = {}
         for store, name, tensor in own:
-            made = torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-            if _has_nan(made):
-                made.fill_(torch.nan)
+            value = torch.nan if _has_nan(tensor) else 0
+            made = torch.full(tensor.shape, value, dtype=tensor.dtype, device=tensor.device)
             is_parameter = isinstance(tensor, nn.Parameter)
             store[name] = nn.Parameter(made, tensor.requires_grad) if is_parameter else made
             empty[name] = store[name]

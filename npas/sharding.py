@@ -161,16 +161,13 @@ def once(module: nn.Module, call: Callable[[], None]) -> None:
         NpasError: on the other ranks, if it failed on the first, which raises what it raised.
     """
     meshes = _meshes_of(module)
-    if not meshes:
-        call()
-        return
     failed: BaseException | None = None
-    if not any(any(mesh.get_coordinate() or ()) for mesh in meshes):
+    if is_first(module):
         try:
             call()
         except BaseException as error:
             failed = error
-    told = torch.tensor(float(failed is not None))
+    told = torch.tensor(float(failed is not None))  # is told to nobody where there is no mesh
     for mesh in meshes:
         told = told.to(mesh.device_type)
         for dim in range(mesh.ndim):
@@ -179,6 +176,11 @@ def once(module: nn.Module, call: Callable[[], None]) -> None:
         raise failed
     if told.item():
         raise NpasError("it failed on the first rank, which says why")
+
+
+def is_first(module: nn.Module) -> bool:
+    """Tell whether this is the first of the ranks that share a module."""
+    return not any(any(mesh.get_coordinate() or ()) for mesh in _meshes_of(module))
 
 
 def _meshes_of(module: nn.Module) -> "list[DeviceMesh]":

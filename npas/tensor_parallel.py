@@ -44,7 +44,7 @@ def place(ssn: nn.Module, mesh: DeviceMesh, plan: Mapping[str, ParallelStyle]) -
             dist.broadcast(tensor.detach(), group=mesh.get_group(), group_src=0)
     for bank in banks.values():
         bank.summed_over = mesh
-        bank.note_values()
+        bank.note_gains()
     if isinstance(ssn, Shapeshifter):
         # The graph was made for ordinary weights.
         ssn._guards = {True: Never(), False: Never()}

@@ -49,14 +49,14 @@ def overall(family: str, records: Sequence[Record]) -> Section | None:
                 compared.setdefault(pair, {})[part(record["experiment"])] = own
     several = {pair: found for pair, found in compared.items() if len(found) > 1}
     single = [_line(pair, *one) for pair, found in several.items() for one in found.items()]
-    means = [_line(pair, f"mean of {len(f)}", _mean(f)) for pair, f in several.items()]
+    means = [_line(pair, f"mean of {len(f)}", mean_by_seed(f)) for pair, f in several.items()]
     rows = _adjusted(single) + _adjusted(means)
     order = {pair: i for i, pair in enumerate(several)}
     rows.sort(key=lambda row: order[row["variant"], row["reference"]])
     return Section(f"Over experiments: {family}", _NOTE, _COLUMNS, rows) if rows else None
 
 
-def _mean(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def mean_by_seed(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Return seed -> mean over the experiments that have it."""
     seeds = dict.fromkeys(seed for own in found.values() for seed in own)
     return {s: fmean(own[s] for own in found.values() if s in own) for s in seeds}

@@ -94,11 +94,7 @@ def _small(rank: int, n: int) -> Any:
         optimizer.zero_grad()
         module(x).square().mean().backward()
         optimizer.step()
-    return {name: _full(p) for name, p in module.named_parameters()}
-
-
-def _full(parameter: Any) -> torch.Tensor:
-    return (parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter).detach()
+    return {name: gathered(p.detach()) for name, p in module.named_parameters()}
 
 
 class Scaled(nn.Module):
@@ -132,7 +128,7 @@ def _drawn(rank: int, n: int) -> dict[str, torch.Tensor]:
     module.to_empty(device="cpu")
     torch.manual_seed(5 + rank)
     npas.reset(module, init="reset_parameters")
-    values = {name: _full(p) for name, p in module.named_parameters()}
+    values = {name: gathered(p.detach()) for name, p in module.named_parameters()}
     return values | {name: buffer.clone() for name, buffer in module.named_buffers()}
 
 
