@@ -185,6 +185,7 @@ def finish(module: nn.Module) -> None:
     n_params = sum(p.numel() for p in module.parameters())
     reached = accuracy(module)
     say(f"{reached:.2f}% of test images, {n_params:,} parameters, sha256 {digest.hexdigest()[:16]}")
+    dist.barrier()  # nobody closes connections that another still reads from
     dist.destroy_process_group()
 
 

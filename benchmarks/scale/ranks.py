@@ -45,6 +45,7 @@ def _work(
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=n)
     try:
         torch.save(function(rank, n, *arguments), Path(folder) / f"{rank}.pt")
+        dist.barrier()  # whoever leaves first closes connections that others may still read from
     finally:
         dist.destroy_process_group()
 
