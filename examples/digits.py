@@ -158,7 +158,8 @@ def plot_results(runs: dict[str, list[Run]], path: Path) -> None:
     titles = ("test accuracy (%), a dot a seed", "milliseconds a step", "training state (MiB)")
     for panel, title in zip(panels, titles, strict=True):
         panel.set_title(title, fontsize=10)
-        panel.set_xticks(range(len(names)), [n.replace(", ", ",\n") for n in names], fontsize=7)
+        labels = [n.replace(", ", ",\n").replace(" at ", "\nat ") for n in names]
+        panel.set_xticks(range(len(names)), labels, fontsize=7)
         panel.margins(x=0.2)
     figure.savefig(path, dpi=130)
 
