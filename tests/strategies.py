@@ -251,6 +251,15 @@ class Large:
                     layers.append(nn.Linear(n_in, n_out))
         return nn.Sequential(*layers)
 
+    def options(self, drawn: dict[str, Any]) -> dict[str, Any]:
+        """Return options that name layers of a `Case` for this model."""
+        found = dict(drawn)
+        if isinstance(found["groups"], dict):
+            found["groups"] = {"0": "first", "*": "rest"}
+        if "front" in (found["overrides"] or {}):
+            found["overrides"] = {"0": found["overrides"]["front"]}
+        return found
+
 
 def large_models() -> st.SearchStrategy[Large]:
     """Draw a stack of 200,000 to a million parameters."""

@@ -10,21 +10,18 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from torch import nn
 
 import npas
-from npas.module import Shapeshifter
+from tests.compiling import Options, compile_case, compile_within, plan_or_nearest
 from tests.invariants import (
     assert_equal_bits,
     banks_of,
     check_gradients,
-    check_honest,
     check_identity,
     check_loads,
     check_materialized,
     check_no_dead_parameter,
     check_parameter_count,
-    check_plan_budget,
     check_reader,
     check_refuses,
     check_round_trip,
@@ -41,47 +38,6 @@ from tests.strategies import PROFILE, Ask, Case, Large, asks, cases, large_model
 
 pytestmark = pytest.mark.pure
 
-Options = dict[str, Any]
-
-
-def plan_or_nearest(model: nn.Module, ask: Ask, options: Options) -> npas.Plan:
-    """Plan for a budget, or for the one that the error names, which must be honest."""
-    budget = ask.of(model, **options)
-    try:
-        plan = npas.plan(model, budget, **options)
-    except npas.BudgetError as error:
-        # The number of banks may depend on the budget, and "largest" takes the default one.
-        tight = budget != "largest"
-        return check_honest(error, lambda n: npas.plan(model, n, **options), tight=tight)
-    check_plan_budget(plan, model, budget)
-    return plan
-
-
-def compile_within(model: nn.Module, budget: int, **arguments: Any) -> Shapeshifter:
-    """Compile by a budget, not by its plan, so that weights of zero get their scalars."""
-    torch.manual_seed(arguments["seed"])
-    try:
-        return npas.compile(model, budget, **arguments)
-    except npas.BudgetError as error:
-        nearest = error.smallest or error.largest
-        return npas.compile(model, nearest, **arguments)
-
-
-def compile_case(
-    case: Case,
-    ask: Ask,
-    options: Options,
-    *,
-    dtype: torch.dtype = torch.float32,
-    **compile_options: Any,
-) -> tuple[nn.Module, Shapeshifter, npas.Plan]:
-    """Return model, compiled module and plan."""
-    model = case.make(dtype)
-    budget = plan_or_nearest(model, ask, options).budget_params
-    ssn = compile_within(model, budget, **options, **compile_options)
-    return model, ssn, ssn._npas.plan
-
-
 # 1.
 
 
@@ -96,12 +52,7 @@ def test_budget_is_never_exceeded(case: Case, ask: Ask, options: Options) -> Non
 @settings(PROFILE, max_examples=60)
 @given(large_models(), asks(), options())
 def test_large_budgets_are_used(large: Large, ask: Ask, options: Options) -> None:
-    options = dict(options)
-    if isinstance(options["groups"], dict):
-        options["groups"] = {"0": "first", "*": "rest"}
-    if "front" in (options["overrides"] or {}):
-        options["overrides"] = {"0": options["overrides"]["front"]}
-    plan_or_nearest(large.make(), ask, options)
+    plan_or_nearest(large.make(), ask, large.options(options))
 
 
 # 2.

@@ -17,7 +17,9 @@ from tests.soak.targets import TARGETS, Target
 
 KEPT = Path("build/soak.jsonl")
 FAILURES = Path("build/soak")
+#: Cases of a process: about a minute at most. What is drawn takes longer than what is read.
 CHUNK = 2_000
+CHUNKS = {"references": 200, "networks": 500, "stacks": 500, "compiles": 50}
 #: Seconds that one case may take, and bytes that a process may hold besides what it maps.
 LIMIT_S, LIMIT_BYTES = 10, 4 * 2**30
 
@@ -40,8 +42,9 @@ def run(
     """
     done = read_rows(kept)
     TARGETS[name](random.Random(name))  # makes what is mutated, for all chunks
-    for chunk in range(-(-n // CHUNK)):
-        size = min(CHUNK, n - chunk * CHUNK)
+    whole = CHUNKS.get(name, CHUNK)
+    for chunk in range(-(-n // whole)):
+        size = min(whole, n - chunk * whole)
         key = f"{name} {seed} {chunk} {size}"
         if key not in done:
             row = {"key": key, "target": name, "n": size, **_in_process(name, seed, chunk, size)}

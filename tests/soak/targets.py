@@ -18,13 +18,14 @@ from torch import nn
 
 import npas
 from npas.cli import main
+from npas.model_source import load_model
 from npas.saved import _hash_of_plan
 from tests.invariants import check_windows
+from tests.soak.drawn import Target, compiles, networks, stacks
 from tests.soak.mutate import mutate_bytes, mutate_json
 
 #: Elements of a bank that is checked by brute force.
 _MOST = 10**7
-Target = Callable[[random.Random], tuple[str, bytes]]
 
 
 class Convolutions(nn.Module):
@@ -92,7 +93,12 @@ def plans(random: random.Random) -> tuple[str, bytes]:
     """Read a mutated plan."""
     texts = plan_texts()
     text = mutate_json(random.choice(texts), random, texts)
-    return _read(text, npas.Plan.from_json, npas.PlanError, _is_sound_plan), _bytes(text)
+    return check_plan(text), _bytes(text)
+
+
+def check_plan(text: str) -> str:
+    """Read text as a plan: a `PlanError`, or a plan that is sound and is written as it was read."""
+    return _read(text, npas.Plan.from_json, npas.PlanError, _is_sound_plan)
 
 
 def _bytes(text: str) -> bytes:
@@ -144,7 +150,12 @@ def mappings(random: random.Random) -> tuple[str, bytes]:
     """Read a mutated mapping."""
     texts = mapping_texts()
     text = mutate_json(random.choice(texts), random, texts)
-    return _read(text, npas.Mapping.from_json, npas.NpasError, lambda found: None), _bytes(text)
+    return check_mapping(text), _bytes(text)
+
+
+def check_mapping(text: str) -> str:
+    """Read text as a mapping: an `NpasError`, or a mapping that is written as it was read."""
+    return _read(text, npas.Mapping.from_json, npas.NpasError, lambda found: None)
 
 
 @cache
@@ -242,9 +253,69 @@ def _files(random: random.Random) -> Iterator[dict[str, str]]:
         yield {"PLAN": str(path), "FOLDER": folder, "NOWHERE": str(Path(folder, "nowhere"))}
 
 
+_CONFIG = {
+    "model_type": "gpt2",
+    "architectures": ["GPT2LMHeadModel"],
+    "n_embd": 8,
+    "n_layer": 1,
+    "n_head": 2,
+    "vocab_size": 16,
+    "n_positions": 8,
+}
+_CODE = "from torch import nn\ndef make(n=3):\n    return nn.Linear(n, 2)\nclass A: pass\n"
+#: Parts of references. Callables of other modules are called, as a reference asks for, so none
+#: is here that does something.
+_PARTS = (
+    ":", "::", ".", "..", "/", "", " ", "\x00", "\x1b[31m", "[red]", "hf", "timm", "torch.nn",
+    "torch.nn:Linear", "torch.nn:Identity", "torch.nn.modules.linear", "MODEL", "CONFIG", "make",
+    "A", "nn", "__doc__", "__class__", ".py", ".json", "nowhere", "x" * 4_000, "\ud800", "é", "-",
+)  # fmt: skip
+
+
+def _few_layers(config: str) -> str:
+    """Return a configuration of few layers: what it asks for, a library builds, however long."""
+    try:
+        data = json.loads(config)
+        data["n_layer"] = min(data["n_layer"], 3)
+    except (ValueError, RecursionError, TypeError, LookupError):
+        return config
+    return json.dumps(data)
+
+
+def references(random: random.Random) -> tuple[str, bytes]:
+    """Build what a mutated reference, file or configuration names."""
+    with tempfile.TemporaryDirectory(dir=_scratch()) as folder:
+        files = {"MODEL": Path(folder, "model.py"), "CONFIG": Path(folder, "config.json")}
+        code, config = _CODE.encode(), json.dumps(_CONFIG)
+        if random.random() < 0.5:
+            config = _few_layers(mutate_json(config, random, [config]))
+        if random.random() < 0.3:
+            code = mutate_bytes(code, random, [config.encode("utf-8", "surrogatepass")])
+        files["MODEL"].write_bytes(code)
+        files["CONFIG"].write_bytes(_bytes(config))
+        source = random.choice(("MODEL:make", "hf:CONFIG", "torch.nn:Linear", "MODEL:A"))
+        if random.random() < 0.5:
+            source = "".join(random.choices(_PARTS, k=random.randrange(5)))
+        for name, path in files.items():
+            source = source.replace(name, str(path))
+        arguments = {"n": random.choice((0, 1, 3, -1, 10**9, None, "3", 2**70, 1.5, [1]))}
+        with contextlib.redirect_stderr(io.StringIO()):
+            try:
+                model = load_model(source, random.choice(({}, arguments)))
+            except npas.NpasError as refused:
+                assert str(refused)
+                return "refused", source.encode("utf-8", "surrogatepass")
+    assert all(parameter.is_meta for parameter in model.parameters())
+    return "built on the meta device", source.encode("utf-8", "surrogatepass")
+
+
 TARGETS: Mapping[str, Target] = {
     "plans": plans,
     "tensors": tensors,
     "mappings": mappings,
     "commands": commands,
+    "references": references,
+    "networks": networks,
+    "stacks": stacks,
+    "compiles": compiles,
 }

@@ -7,14 +7,20 @@ from pathlib import Path
 
 import pytest
 
+import npas
+from tests.compiling import plan_or_nearest
 from tests.soak import run as runs
+from tests.soak.__main__ import CASES
+from tests.soak.report import PAGE, page, read_summary
 from tests.soak.run import run, summary
 from tests.soak.targets import TARGETS
 
 pytestmark = pytest.mark.pure
 
 
-@pytest.mark.parametrize(("name", "n"), [("plans", 400), ("tensors", 100), ("commands", 60)])
+@pytest.mark.parametrize(
+    ("name", "n"), [("plans", 400), ("tensors", 100), ("commands", 60), ("references", 60)]
+)
 def test_nothing_is_read_that_is_not_sound(name: str, n: int) -> None:
     found = {TARGETS[name](random.Random(f"{name} {i}"))[0] for i in range(n)}
     assert len(found) > 1  # refused, and not
@@ -23,6 +29,32 @@ def test_nothing_is_read_that_is_not_sound(name: str, n: int) -> None:
 def test_mappings() -> None:
     for i in range(100):
         TARGETS["mappings"](random.Random(i))
+
+
+@pytest.mark.parametrize(("name", "n"), [("networks", 10), ("stacks", 4), ("compiles", 6)])
+def test_what_is_drawn_is_sound(name: str, n: int) -> None:
+    found = [TARGETS[name](random.Random(f"{name} {i}")) for i in range(n)]
+    assert {outcome.partition(",")[0] for outcome, _ in found} <= {"sound", "not enough bytes"}
+    assert len({data for _, data in found}) == n
+
+
+def test_a_case_is_decided_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    check = plan_or_nearest
+    monkeypatch.setattr("tests.soak.drawn.plan_or_nearest", lambda *a: drawn.append(a) or check(*a))
+    for _ in range(2):
+        TARGETS["stacks"](random.Random("stacks 1"))
+    first, second = (npas.plan(model, 0.5, **options).to_json() for model, _, options in drawn)
+    assert first == second
+
+
+def test_the_page_is_of_the_summary() -> None:
+    found = read_summary()
+    assert PAGE.read_text(encoding="utf-8") == page(found)
+    assert not any(name[0].isupper() for row in found["rows"] for name in row["outcomes"])
+    for row in found["rows"]:
+        assert row["cases"] >= CASES[row["target"]]
+    assert found["kills"]["first"] + found["kills"]["second"] == found["kills"]["kills"]
 
 
 def test_a_run_is_resumed_and_counts_what_fails(
