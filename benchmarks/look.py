@@ -103,7 +103,7 @@ def _tall(tab: Tab, path: Path, width: int, *, phone: bool = False) -> None:
 def _keyboard(tab: Tab) -> tuple[str, bool]:
     """Come to the third row of the layers by keys alone, and pin it."""
     tab.run("document.querySelector('#layers-tools input').focus()")
-    for _ in range(4):
+    for _ in range(16):  # over the filters and the heads that sort
         tab.press("Tab")
         if tab.run("document.activeElement.matches('.pick')"):
             break

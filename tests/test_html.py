@@ -23,10 +23,11 @@ from torch import nn
 import npas
 from npas import cli
 from npas.html import report_html, write_report
+from npas.html.bars import budget_parts
 from npas.html.changes import changes_data
 from npas.html.coverage import covered_elements, edges, fewest_and_most, sharers, span
 from npas.html.data import plan_data
-from npas.html.head import _percent, budget_parts
+from npas.html.head import _percent
 from npas.html.text import embedded, visible
 from npas.plan import Plan
 from npas.plan_rows import rows
@@ -336,7 +337,7 @@ def test_changes_are_the_diffs(plan: Plan) -> None:
     )
     found = changes_data(plan, after)
     assert ["budget", "20%", "21%"] in found["plan"]
-    states = {(kind, name): (how, fields) for kind, name, how, fields in found["rows"]}
+    states = {(kind, name): (how, fields) for kind, name, how, fields, *_ in found["rows"]}
     assert states["layer", "new.weight"][0] == "added"
     assert states["layer", plan.layers[0].name][0] == "removed"
     assert states["fixed", plan.fixed[0].name][0] == "removed"
@@ -356,7 +357,7 @@ def test_changes_are_the_diffs(plan: Plan) -> None:
 def test_every_change_of_the_diff_is_in_the_page(plan: Plan) -> None:
     other = npas.plan(nn.Sequential(*(nn.Linear(32, 32) for _ in range(9))), "15%", groups="single")
     found = Page(report_html(plan, other)).data["changes"]
-    shown = len(found["plan"]) + sum(len(fields) for *_, fields in found["rows"])
+    shown = len(found["plan"]) + sum(len(row[3]) for row in found["rows"])
     assert shown == len(other.diff(plan)) > 20
 
 
@@ -394,7 +395,7 @@ def test_the_page_lies_beside_the_plan(run: Run, plan: Plan, tmp_path: Path) -> 
     code, out, err = run("report", "plan.json")
     page = tmp_path / "plan.html"
     assert code == 0 and out == ""
-    assert page.read_text(encoding="utf-8") == report_html(plan)
+    assert page.read_text(encoding="utf-8") == report_html(plan, name="plan")
     assert str(page) in err and f"({page.stat().st_size:,} bytes)" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "old.json",
@@ -414,7 +415,7 @@ def test_report_json_and_against(run: Run, plan: Plan, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert (code, err) == (0, "")
     assert json.loads(out) == {"path": str(page), "bytes": page.stat().st_size}
-    assert page.read_text(encoding="utf-8") == report_html(plan, replace(plan, seed=3))
+    assert page.read_text(encoding="utf-8") == report_html(plan, replace(plan, seed=3), "plan")
 
 
 def test_report_of_a_saved_module(run: Run, tmp_path: Path) -> None:

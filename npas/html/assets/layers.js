@@ -6,15 +6,15 @@ const searched = L.name.map((name, i) =>
   [name, ...(data.aliases[i] || [])].join('\n').toLowerCase());
 
 const state = { text: '', bank: -1, fold: data.rows.length > 0, open: new Set(), pinned: null };
+const tools = {}; // search, banks, every, told
 let table; // of rows { title, members, part }
-let told;
 let looked = null;
+
+const fits = (i) => (state.bank < 0 || L.bank[i] === state.bank) &&
+  (!state.text || searched[i].includes(state.text.toLowerCase()));
 
 // A row of alike layers stands as one only where all of them were asked for.
 function visibleRows() {
-  const text = state.text.toLowerCase();
-  const fits = (i) =>
-    (state.bank < 0 || L.bank[i] === state.bank) && (!text || searched[i].includes(text));
   const rows = [];
   const seen = new Map(); // row of alike layers -> whether it stands as one
   let n = 0;
@@ -39,8 +39,24 @@ function visibleRows() {
 function update(first = 0) {
   const [rows, n] = visibleRows();
   table.show(rows, first);
-  told.textContent = n === L.name.length ? many(n, 'layer')
+  tools.told.textContent = n === L.name.length ? many(n, 'layer')
     : `${count(n)} of ${many(L.name.length, 'layer')}`;
+  tools.clear.hidden = n === L.name.length && !state.text && state.bank < 0;
+  remember();
+}
+
+const key = ({ members: indices }) => `${indices[0]}+${indices.length}`;
+
+function remember() {
+  const { order } = table;
+  const pinned = state.pinned !== null && state.pinned.split('+').map(Number);
+  keepAddress({
+    ...(state.bank >= 0 && { of: B.name[state.bank] }),
+    ...(state.text && { find: state.text }),
+    ...(data.rows.length && !state.fold && { every: 1 }),
+    ...(order && { sort: `${order.down ? '-' : ''}${order.column.id}` }),
+    ...(pinned && layerParts(pinned[0], pinned[1] > 1 ? 'alike' : 'layer')),
+  });
 }
 
 function nameCell(row) {
@@ -65,14 +81,11 @@ function nameCell(row) {
   return [pick, unfold];
 }
 
-const key = ({ members: indices }) => `${indices[0]}+${indices.length}`;
-
 function bankCell({ members: indices }) {
   const first = L.bank[indices[0]];
   const last = L.bank[indices[indices.length - 1]];
-  const name = B.name[first] + (first === last ? '' : ` to ${B.name[last]}`);
-  return el('span', { class: 'of-bank', title: name },
-    el('span', { class: `dot ${hue(first)}`, 'aria-hidden': 'true' }), name);
+  return first === last ? bankLink(first, { tabindex: -1 })
+    : [bankLink(first, { tabindex: -1 }), ' to ', bankLink(last, { tabindex: -1 })];
 }
 
 function sharesCell({ members: indices }) {
@@ -80,15 +93,41 @@ function sharesCell({ members: indices }) {
   return least === most ? count(most) : `${count(least)}–${count(most)}`;
 }
 
+
 const COLUMNS = [
-  { head: 'Layer', kind: 'name', cell: nameCell },
-  { head: 'Kind', cell: ({ members: [i] }) => T[L.kind[i]] },
-  { head: 'Shape', cell: ({ members: [i] }) => el('span', { class: 'shape' }, T[L.shape[i]]) },
-  { head: 'Made by', cell: ({ members: [i] }) => made(i) },
-  { head: 'K', kind: 'number', cell: ({ members: [i] }) => (L.k[i] ? count(L.k[i]) : '0') },
-  { head: 'Bank', cell: bankCell },
-  { head: 'Shares with', kind: 'number', cell: sharesCell },
-  { head: 'Templates in the bank', kind: 'bar', cell: ({ members: indices }) => bar(indices) },
+  { id: 'layer', head: 'Layer', kind: 'name', cell: nameCell, by: ({ title }) => title },
+  {
+    id: 'weight', head: 'Weight', title: 'Kind and shape', by: ({ members: [i] }) => `${T[L.kind[i]]} ${T[L.shape[i]]}`,
+    cell: ({ members: [i] }) => el('span', { class: T[L.kind[i]].length > 20 ? 'weight long' : 'weight' },
+      `${T[L.kind[i]]} `, el('span', { class: 'shape' }, T[L.shape[i]])),
+  },
+  {
+    id: 'elements', head: 'Elements', kind: 'number spare', title: 'Elements of the weight',
+    by: ({ members: [i] }) => L.n[i], cell: ({ members: [i] }) => count(L.n[i]),
+  },
+  {
+    id: 'made', head: 'Made by', title: 'How the weight is made, and from how many templates',
+    by: ({ members: [i] }) => `${made(i)} ${L.k[i]}`,
+    cell: ({ members: [i] }) => el('span', { class: 'made' },
+      L.k[i] > 1 ? `${made(i)} ×${count(L.k[i])}` : made(i)),
+  },
+  { id: 'bank', head: 'Bank', cell: bankCell, by: ({ members: [i] }) => B.name[L.bank[i]] },
+  {
+    id: 'shares', head: 'Shares', kind: 'number', cell: sharesCell,
+    title: 'Other layers that use some of the same elements',
+    by: ({ members: indices }) => extent(indices.map((i) => L.shares[i]))[1],
+  },
+  ...(L.macs.some((macs) => macs != null) ? [{
+    id: 'macs', head: 'MACs', kind: 'number spare', title: 'Multiply-accumulates a sample',
+    by: ({ members: [i] }) => L.macs[i],
+    cell: ({ members: [i] }) => el('span', { title: count(L.macs[i]) }, short(L.macs[i])),
+  }] : []),
+  {
+    id: 'place', head: 'In the bank', kind: 'bar', title: 'Where its templates lie, from the first element of the bank to its last',
+    by: ({ members: indices }) => extent(indices.map((i) => spanOf(i)[0]))[0] /
+      B.size[L.bank[indices[0]]],
+    cell: ({ members: indices }) => bar(indices),
+  },
 ];
 
 // What is looked at: its details, and a band over the other bars of its bank.
@@ -100,18 +139,20 @@ function look(row, aloud = false) {
   close.addEventListener('click', letGo);
   const pinned = state.pinned !== null && state.pinned === key(row);
   const indices = row.members;
+  const alike = indices.length > 1;
   panel.replaceChildren(...[
     el('div', { class: 'details-top' },
-      el('h3', {}, dotted(row.title)), pinned ? close : null),
-    ...(indices.length > 1 ? describeAlike(indices) : describe(indices[0])),
+      el('h3', {}, link(layerParts(indices[0], alike ? 'alike' : 'layer'),
+        { title: 'A link to this' }, dotted(row.title))), pinned ? close : null),
+    ...(alike ? describeAlike(indices) : describe(indices[0])),
   ].filter((node) => node));
   panel.classList.toggle('pinned', pinned);
   mark();
   if (aloud) {
     const [i] = indices;
-    byId('spoken').textContent = indices.length > 1
+    byId('spoken').textContent = alike
       ? `${many(indices.length, 'layer')}, ${made(i)}, bank ${B.name[L.bank[i]]}`
-      : `${made(i)}, bank ${B.name[L.bank[i]]}, ${windowsOf(i)[0]}, ` +
+      : `${made(i)}, bank ${B.name[L.bank[i]]}, ${windowsOf(i)[0]}, coefficients: ${coefficients(i)}, ` +
         `shares elements with ${many(L.shares[i], 'layer')}`;
   }
 }
@@ -136,11 +177,16 @@ function mark() {
   });
 }
 
+function pin(row) {
+  state.pinned = row && key(row);
+  remember();
+}
+
 function letGo() {
   const inside = byId('details').contains(document.activeElement);
-  state.pinned = null;
+  pin(null);
   if (looked) look(looked);
-  const at = table.rows.indexOf(looked) - table.first;
+  const at = table.rows.findIndex((row) => looked && key(row) === key(looked)) - table.first;
   if (inside) focusOn(at >= 0 ? at : 0);
 }
 
@@ -170,9 +216,9 @@ function watch() {
     if (row && state.pinned === null) look(row, true);
   });
   body.addEventListener('click', (event) => {
-    const row = !event.target.closest('.unfold') && rowAt(event.target);
+    const row = !event.target.closest('.unfold, a') && rowAt(event.target);
     if (!row) return;
-    state.pinned = state.pinned === key(row) ? null : key(row);
+    pin(state.pinned === key(row) ? null : row);
     look(row, true);
     const line = event.target.closest('tr');
     if (state.pinned !== null) line.scrollIntoView({ block: 'nearest' });
@@ -185,10 +231,12 @@ function watch() {
     const at = picks().indexOf(event.target) + step;
     const { first, size, rows } = table;
     if (at < 0 && step === -1 && first > 0) {
-      table.show(rows, first - size);
+      table.first = first - size;
+      table.draw();
       focusOn(size - 1);
     } else if (at >= size && step === 1 && first + size < rows.length) {
-      table.show(rows, first + size);
+      table.first = first + size;
+      table.draw();
       focusOn(0);
     } else focusOn(at);
   });
@@ -201,14 +249,31 @@ function control(label, node) {
   return el('label', { class: 'tool' }, el('span', {}, label), node);
 }
 
-let bankSelect;
-function showBank(bank) {
-  if (![...bankSelect.options].some((option) => Number(option.value) === bank)) {
-    bankSelect.append(el('option', { value: bank }, B.name[bank]));
+// Sets what is listed, and the tools that say so.
+function listLayers({ text = '', bank = -1, fold = state.fold } = {}) {
+  Object.assign(state, { text, bank, fold });
+  tools.search.value = text;
+  if (![...tools.banks.options].some((option) => Number(option.value) === bank)) {
+    tools.banks.append(el('option', { value: bank }, B.name[bank]));
   }
-  bankSelect.value = bank;
-  state.bank = bank;
+  tools.banks.value = bank;
+  if (tools.every) tools.every.checked = !fold;
   update();
+}
+
+// Shows a layer, or the row of layers that are alike, pinned.
+function showLayer(i, alike) {
+  if (!fits(i)) listLayers();
+  const group = state.fold && rowOf.get(i);
+  if (group && !alike) state.open.add(group);
+  update();
+  const own = (row) => (alike && group ? row.row === group : row.members.length === 1 && row.members[0] === i);
+  const row = table.rows.find(own);
+  pin(row);
+  const line = table.lineOf(row);
+  look(row, true);
+  focusOn(line.sectionRowIndex);
+  line.scrollIntoView({ block: 'center' });
 }
 
 function layersSection() {
@@ -224,29 +289,65 @@ function layersSection() {
     if (first) first.setAttribute('tabindex', 0);
     mark();
   };
-  const search = el('input', { type: 'search', autocomplete: 'off', spellcheck: 'false' });
-  search.addEventListener('input', () => {
-    state.text = search.value.trim();
+  table.changed = remember;
+  tools.search = el('input', { type: 'search', autocomplete: 'off', spellcheck: 'false' });
+  tools.search.addEventListener('input', () => {
+    state.text = tools.search.value.trim();
     update();
   });
-  bankSelect = el('select', {}, el('option', { value: -1 }, 'All banks'),
+  tools.search.addEventListener('keydown', (event) => {
+    if (event.key !== 'ArrowDown' && event.key !== 'Enter') return;
+    event.preventDefault();
+    focusOn(0);
+  });
+  tools.banks = el('select', {}, el('option', { value: -1 }, 'All banks'),
     ...B.name.slice(0, MOST_OPTIONS).map((name, i) =>
       el('option', { value: i }, `${name} (${many(B.layers[i], 'layer')})`)));
-  bankSelect.addEventListener('change', () => {
-    state.bank = Number(bankSelect.value);
+  tools.banks.addEventListener('change', () => {
+    state.bank = Number(tools.banks.value);
     update();
   });
-  const fold = el('input', { type: 'checkbox' });
-  fold.addEventListener('change', () => {
-    state.fold = !fold.checked;
-    update();
+  tools.told = el('p', { class: 'told', role: 'status' });
+  tools.clear = el('button', { type: 'button', class: 'clear' }, 'Show all');
+  tools.clear.addEventListener('click', () => {
+    listLayers();
+    tools.search.focus();
   });
-  told = el('p', { class: 'told', role: 'status' });
-  byId('layers-tools').append(control('Search names', search), control('Bank', bankSelect),
-    data.rows.length
-      ? el('label', { class: 'tool check' }, fold, el('span', {}, 'Show every layer')) : '', told);
+  if (data.rows.length) {
+    tools.every = el('input', { type: 'checkbox' });
+    tools.every.addEventListener('change', () => {
+      state.fold = !tools.every.checked;
+      update();
+    });
+  }
+  byId('layers-tools').append(control('Search names', tools.search), control('Bank', tools.banks),
+    tools.every ? el('label', { class: 'tool check' }, tools.every, el('span', {}, 'Show every layer')) : '',
+    el('div', { class: 'found' }, tools.told, tools.clear));
   watch();
   update();
   if (table.rows.length) look(table.rows[0]);
   bands = true;
+}
+
+// What an address asks for: how layers are listed, then the layer.
+function goToLayers(asked) {
+  const bank = B.name.indexOf(asked.get('of'));
+  const column = COLUMNS.find(({ id }) => id === (asked.get('sort') || '').replace(/^-/, ''));
+  const lists = ['of', 'find', 'every', 'sort'].some((part) => asked.has(part));
+  if (column) table.sort({ column, down: asked.get('sort').startsWith('-') });
+  if (lists) {
+    pin(null);
+    listLayers({
+      bank, text: asked.get('find') || '', fold: data.rows.length > 0 && !asked.has('every'),
+    });
+  }
+  const [one, alike] = ['layer', 'alike'].map((part) => layerAsked(asked, part));
+  if (one >= 0 || alike >= 0) showLayer(Math.max(one, alike), alike >= 0);
+  else if (lists) {
+    byId('layers').scrollIntoView();
+    if (table.rows.length) {
+      look(table.rows[0]);
+      focusOn(0);
+    }
+  }
 }
