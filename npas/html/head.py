@@ -57,6 +57,7 @@ def _tiles(plan: Plan, head: dict[str, Any]) -> list[tuple[str, str, str]]:
     kept = sum(fixed.n_params for fixed in plan.fixed)
     generation = head["generation_macs"]
     ordinary = {bank.name for bank in plan.banks if plan.is_ordinary(bank.name)}
+    memory, of = _memory(plan)
     share = f", {_percent(generation, plan.n_macs)} of a sample's" if plan.n_macs else ""
     sample: tuple[str, str] = (
         ("not known", "plan with example inputs: --input")
@@ -66,11 +67,11 @@ def _tiles(plan: Plan, head: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [
         ("Trainable parameters", f"{n:,}", f"{_percent(n, plan.n_dense)} of the dense model"),
         ("Budget", f"{budget:,}", f"{_percent(n, budget)} used, {budget - n:,} left"),
-        ("Memory of banks", *_memory(plan)),
+        ("Memory of banks", memory, of),
         ("Banks", f"{len(plan.banks):,}", _shared(len(plan.banks), len(ordinary))),
         ("Layers", f"{len(plan.layers):,}", _made(plan, ordinary)),
         ("Not allocated", f"{kept:,}", f"parameters, in {amount(len(plan.fixed), 'tensor')}"),
-        ("Work of a sample", *sample),
+        ("Work of a sample", sample[0], sample[1]),
         ("To make all weights", f"{short(generation)}MACs", f"{generation:,}{share}"),
     ]
 

@@ -9,8 +9,8 @@ _WORDS = {
     "template": (
         "Template, window",
         "A window is a run of a bank's elements, as long as a layer's weight. In the shape of the "
-        "weight it is a template. A layer's K windows begin at its base, one stride apart. Layers whose "
-        "windows overlap train the same elements.",
+        "weight it is a template. A layer's K windows begin at its base, one stride apart. Layers "
+        "whose windows overlap train the same elements.",
     ),
     "coefficient": (
         "Coefficient",
