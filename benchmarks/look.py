@@ -26,7 +26,7 @@ class Shot:
 
     Attributes:
         name: of its file.
-        page: ``wrn``, ``wrn-50`` (against ``wrn``) or ``decoder``.
+        page: ``wrn-28-10``, ``wrn-28-10-at-50`` (against the former) or ``decoder-70b``.
         address: what is looked at, as the page itself says it after ``#``.
         scheme: ``light`` or ``dark``.
         phone: whether it is one.
@@ -41,16 +41,16 @@ class Shot:
     top: str = ""
 
 
-_LAYER = "group2.1.conv1.weight"
+_LAYER, _ALIKE = "group2.1.conv1.weight", "model.layers.0.mlp.up_proj.weight"
 #: The pictures of docs/how_to/report.md.
 PICTURES = (
-    Shot("wrn-28-10.webp", "wrn"),
-    Shot("wrn-28-10-layer.webp", "wrn", f"layer={_LAYER}", top="#layers-tools"),
-    Shot("wrn-28-10-dark.webp", "wrn", f"layer={_LAYER}", scheme="dark", top="#layers-tools"),
-    Shot("wrn-28-10-phone.webp", "wrn", phone=True),
-    Shot("wrn-28-10-phone-layer.webp", "wrn", f"layer={_LAYER}", phone=True),
-    Shot("wrn-28-10-changes.webp", "wrn-50", top="#changes"),
-    Shot("decoder-70b.webp", "decoder", "alike=model.layers.0.mlp.up_proj.weight", top="#banks"),
+    Shot("wrn-28-10.webp", "wrn-28-10"),
+    Shot("wrn-28-10-layer.webp", "wrn-28-10", f"layer={_LAYER}", top="#layers-tools"),
+    Shot("wrn-28-10-dark.webp", "wrn-28-10", f"layer={_LAYER}", scheme="dark", top="#layers-tools"),
+    Shot("wrn-28-10-phone.webp", "wrn-28-10", phone=True),
+    Shot("wrn-28-10-phone-layer.webp", "wrn-28-10", f"layer={_LAYER}", phone=True),
+    Shot("wrn-28-10-changes.webp", "wrn-28-10-at-50", top="#changes"),
+    Shot("decoder-70b.webp", "decoder-70b", f"alike={_ALIKE}", top="#layers-tools"),
 )
 
 
@@ -183,13 +183,13 @@ def write_pages(folder: Path) -> None:
     with torch.device("meta"):
         wide = network("wrn-28-10").make()
         inputs = (torch.zeros(1, 3, 32, 32),)
-    npas.plan(wide, "10%", example_inputs=inputs).save(folder / "wrn.json")
-    npas.plan(wide, "50%", example_inputs=inputs).save(folder / "wrn-50.json")
+    npas.plan(wide, "10%", example_inputs=inputs).save(folder / "wrn-28-10.json")
+    npas.plan(wide, "50%", example_inputs=inputs).save(folder / "wrn-28-10-at-50.json")
     decoder = load_model(f"hf:{CONFIGS / 'decoder-70b'}.json", {})
-    npas.plan(decoder, "10%").save(folder / "decoder.json")
-    write_report(folder / "wrn.json")
-    write_report(folder / "wrn-50.json", against=folder / "wrn.json")
-    write_report(folder / "decoder.json")
+    npas.plan(decoder, "10%").save(folder / "decoder-70b.json")
+    write_report(folder / "wrn-28-10.json")
+    write_report(folder / "wrn-28-10-at-50.json", against=folder / "wrn-28-10.json")
+    write_report(folder / "decoder-70b.json")
 
 
 def main() -> int:

@@ -422,7 +422,7 @@ def test_memory_and_work_are_the_plans(plan: Plan) -> None:
     text = report_html(plan)
     assert bytes_text(4 * sum(bank.size for bank in plan.banks)) in text
     assert bytes_text(4 * sum(x.n for x in plan.layers)) in text
-    assert f"{short(plan.generation_macs)}MACs<small>{plan.generation_macs:,}" in text
+    assert f"{short(plan.generation_macs)}MACs<small>{plan.generation_macs:,} multiply-" in text
     assert "plan with example inputs: --input" in text
 
 

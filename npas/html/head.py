@@ -62,7 +62,7 @@ def _tiles(plan: Plan, head: dict[str, Any]) -> list[tuple[str, str, str]]:
     sample: tuple[str, str] = (
         ("not known", "plan with example inputs: --input")
         if plan.n_macs is None
-        else (f"{short(plan.n_macs)}MACs", f"{plan.n_macs:,}, in these layers")
+        else (f"{short(plan.n_macs)}MACs", f"{plan.n_macs:,} multiply-accumulates, in these layers")
     )
     return [
         ("Trainable parameters", f"{n:,}", f"{_percent(n, plan.n_dense)} of the dense model"),
@@ -71,8 +71,12 @@ def _tiles(plan: Plan, head: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("Banks", f"{len(plan.banks):,}", _shared(len(plan.banks), len(ordinary))),
         ("Layers", f"{len(plan.layers):,}", _made(plan, ordinary)),
         ("Not allocated", f"{kept:,}", f"parameters, in {amount(len(plan.fixed), 'tensor')}"),
-        ("Work of a sample", sample[0], sample[1]),
-        ("To make all weights", f"{short(generation)}MACs", f"{generation:,}{share}"),
+        ("To run one sample", sample[0], sample[1]),
+        (
+            "To make all weights once",
+            f"{short(generation)}MACs",
+            f"{generation:,} multiply-accumulates{share}",
+        ),
     ]
 
 

@@ -124,9 +124,10 @@ more. A bank's name leads to its layers.</p>
 <h2 id="layers-title">Layers</h2>
 <p class="lead">A bar is the layer's bank, from its first element to its last; blocks are the
 <a href="#word-template">templates</a> that the weight is made of, and a bar of thin lines is a
-weight <a href="#word-upsampled">larger than its bank</a>.<span class="screen"> Point at a layer, or
-move with the arrow keys: the band marks the elements that it uses in the other bars of its bank.
-Enter or a click pins a layer, Escape lets it go; the address then leads back to it.</span></p>
+weight <a href="#word-upsampled">larger than its bank</a>.<span class="screen"> Point at a layer,
+or move with the arrow keys (right and left unfold and fold a row of several): the band marks the
+elements that it uses in the other bars of its bank. Enter or a click pins a layer, Escape lets it
+go; the address then leads back to it.</span></p>
 <div class="tools" id="layers-tools" role="search" aria-label="Layers"></div>
 <div class="split"><div id="layers-rows"></div>
 <aside id="details" tabindex="0" aria-label="Details of a layer"></aside></div>

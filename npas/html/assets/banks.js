@@ -39,5 +39,5 @@ function showBank(bank) {
   const line = bankTable.lineOf(bank);
   line.classList.add('looked');
   line.querySelector('a').focus({ preventScroll: true });
-  line.scrollIntoView({ block: 'center' });
+  bringIn(line);
 }

@@ -143,12 +143,13 @@ function describeAlike(indices) {
       ['Share with', least === most ? many(most, 'other layer') + ' each'
         : `${count(least)} to ${count(most)} other layers each`],
     ]),
-    el('h4', {}, many(places.size, 'place')),
+    el('h4', {}, `${many(places.size, 'place')}, and how many layers have it`),
     banks.size > 1 ? null
       : places.size > MOST_MARKS ? bar(indices)
         : strip(L.bank[i], [...places.values()].map(([span]) => span)),
     list([...places.values()].sort(([[a]], [[b]]) => a - b),
-      ([span, n]) => `${range(span)}: ${many(n, 'layer')}`),
+      ([span, n]) => el('span', { class: 'pair' }, range(span),
+        el('span', { class: 'muted', title: many(n, 'layer') }, count(n)))),
     el('h4', {}, 'The layers'),
     list(indices, (j) => layerLink(j)),
   ];

@@ -223,6 +223,16 @@ function watch() {
     const line = event.target.closest('tr');
     if (state.pinned !== null) line.scrollIntoView({ block: 'nearest' });
   });
+  const folds = { ArrowRight: 'false', ArrowLeft: 'true' };
+  body.addEventListener('keydown', (event) => {
+    const unfold = event.target.matches('.pick') && event.key in folds &&
+      event.target.closest('tr').querySelector('.unfold');
+    if (!unfold || unfold.getAttribute('aria-expanded') !== folds[event.key]) return;
+    event.preventDefault();
+    const at = picks().indexOf(event.target);
+    unfold.click();
+    focusOn(at);
+  });
   const steps = { ArrowDown: 1, ArrowUp: -1, Home: -Infinity, End: Infinity };
   body.addEventListener('keydown', (event) => {
     const step = event.target.matches('.pick') && steps[event.key];
@@ -273,7 +283,7 @@ function showLayer(i, alike) {
   const line = table.lineOf(row);
   look(row, true);
   focusOn(line.sectionRowIndex);
-  line.scrollIntoView({ block: 'center' });
+  bringIn(line);
 }
 
 function layersSection() {

@@ -25,6 +25,12 @@ const layerLink = (i, attributes) => link(layerParts(i), attributes, dotted(L.na
 const bankLink = (bank, attributes = {}) => link({ bank: B.name[bank] }, { class: 'of-bank', title: B.name[bank], ...attributes },
   el('span', { class: `dot ${hue(bank)}`, 'aria-hidden': 'true' }), B.name[bank]);
 
+// Comes to a row at once; on a small screen above the panel, which lies over the lower part.
+function bringIn(line) {
+  const small = matchMedia('(max-width: 1000px)').matches;
+  line.scrollIntoView({ block: small ? 'nearest' : 'center', behavior: 'instant' });
+}
+
 // The address follows what is looked at; a browser counts how often, so not at every key.
 let later;
 function keepAddress(parts) {

@@ -97,7 +97,7 @@ function strip(bank, marks = []) {
     const at = (bin) => Math.round((WIDE * bin) / cover.length);
     bins.push(svg('rect', {
       x: at(from), width: at(to) - at(from), height: HIGH,
-      opacity: (most === least ? 1 : 0.3 + (0.7 * (cover[from] - least)) / (most - least)).toFixed(2),
+      opacity: (most === least ? 1 : 0.4 + (0.6 * (cover[from] - least)) / (most - least)).toFixed(2),
     }));
   }
   const marked = marks.map((span) =>
