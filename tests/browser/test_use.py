@@ -246,6 +246,7 @@ def test_hostile_names_in_an_address(tab: Tab, page: Any) -> None:
         name = tab.run(PINNED)
         until(tab, "new URLSearchParams(location.hash.slice(1)).get('layer')", name)
         tab.press("Escape")
+        until(tab, "location.hash", "#layers")
         tab.run(f"location.hash = {json.dumps('#layer=' + quote(name))}")
         until(tab, PINNED, name)
     for text in HOSTILE:
