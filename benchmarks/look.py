@@ -192,13 +192,13 @@ def write_pages(folder: Path) -> None:
     write_report(folder / "decoder-70b.json")
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; 0 if every page is as it must be."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("pages", nargs="*", type=Path, help="that npas report wrote")
     parser.add_argument("--docs", type=Path, metavar="FOLDER", help="take the pictures of the docs")
     parser.add_argument("--out", type=Path, default=Path("build/look"))
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     path = find_browser()
     if path is None:
         parser.error("there is no Chromium: apt-get install chromium, or put one on the path")

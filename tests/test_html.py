@@ -23,6 +23,8 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 import npas
+from benchmarks.browser import find_browser
+from benchmarks.look import PICTURES, main as look
 from npas import cli
 from npas.html import report_html, write_report
 from npas.html.bars import budget_parts, parts_bar
@@ -707,3 +709,30 @@ def test_a_plan_that_is_too_large_is_not_read(
     monkeypatch.setattr("npas.plan_json.MOST_PLAN_BYTES", 100)
     with pytest.raises(npas.PlanError, match="larger than any plan, 100 bytes"):
         write_report("plan.json")
+
+
+# The pictures of the documentation.
+
+
+def test_the_documentation_shows_every_picture_and_they_are_small() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    page = (docs / "how_to" / "report.md").read_text(encoding="utf-8")
+    shown = re.findall(r"!\[[^\]]{20,}\]\(\.\./report/([\w.-]+)\)", page)
+    assert sorted(shown) == sorted(shot.name for shot in PICTURES)
+    assert sorted(shown) == sorted(path.name for path in (docs / "report").iterdir())
+    for name in shown:
+        picture = (docs / "report" / name).read_bytes()
+        assert picture[:4] == b"RIFF" and picture[8:12] == b"WEBP"
+        assert 20_000 < len(picture) < 150_000, name
+
+
+def test_pages_that_are_not_there_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    if find_browser() is None:
+        pytest.skip("needs Chromium on the path")
+    for arguments, says in (
+        (["absent.html"], "absent.html: not there; npas report PLAN --out absent.html"),
+        ([], "name a page"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            look(arguments)
+        assert left.value.code == 2 and says in capsys.readouterr().err

@@ -66,7 +66,7 @@ function nameCell(row) {
   }, dotted(title));
   const aliases = indices.length === 1 && data.aliases[indices[0]];
   const also = aliases && el('span', { class: 'also' },
-    `= ${aliases[0]}${aliases.length > 1 ? ` and ${aliases.length - 1} more` : ''}`);
+    '= ', el('bdi', {}, aliases[0]), aliases.length > 1 ? ` and ${aliases.length - 1} more` : '');
   if (indices.length === 1) return [pick, also || null];
   const open = state.open.has(row.row);
   const unfold = el('button', { type: 'button', class: 'unfold', 'aria-expanded': String(open) },
