@@ -340,9 +340,20 @@ def test_on_paper_there_is_nothing_to_press(tab: Tab, page: Any, tmp_path: Path)
     tab.run("dispatchEvent(new Event('beforeprint'))")
     tab.ask("Emulation.setEmulatedMedia", media="print")
     seen = "[...document.querySelectorAll('{}')].filter(e => e.checkVisibility()).length"
-    for gone in (".top", ".tools", "#details", ".pages button", "summary", ".sort-by"):
+    for gone in (".top", ".tools", "#details", ".pages button", "summary", ".sort-by", ".sort"):
         assert tab.run(seen.format(gone)) == 0, gone
     assert tab.run(seen.format("#kept-rows details tbody tr")) == 500, "names are unfolded"
+    tab.ask(
+        "Emulation.setDeviceMetricsOverride",
+        width=718,
+        height=1000,
+        deviceScaleFactor=1,
+        mobile=False,
+    )  # A4 with the browser's margins
+    words = "getComputedStyle(document.querySelector('#layers-rows th'), '::before').content"
+    assert tab.run(words) == '"Layer"', "a head that is no button is repeated on each page"
+    over = "[...document.querySelectorAll('.rows, pre')].map(e => e.getBoundingClientRect().right)"
+    assert max(tab.run(over)) <= 718
     tab.ask("Emulation.setEmulatedMedia", media="")
     tab.run("dispatchEvent(new Event('afterprint'))")
     assert not tab.run("document.querySelector('#kept-rows details').open")

@@ -57,7 +57,7 @@ class Paged {
     if (!by) return el('th', { ...common, title }, head);
     const button = el('button', { type: 'button', class: 'sort', title }, head);
     button.addEventListener('click', () => this.turnOrder(column));
-    return el('th', common, button);
+    return el('th', { ...common, 'data-head': head }, button);
   }
 
   // The heads are not seen on a phone: there the order is chosen from a list.
