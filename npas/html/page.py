@@ -15,7 +15,7 @@ from npas.plan import Plan
 
 _SCRIPTS = (
     *("dom", "table", "windows", "links", "details"),
-    *("layers", "banks", "kept", "changes", "main"),
+    *("layers", "columns", "looking", "banks", "kept", "changes", "main"),
 )
 # A drawing of windows in a bank. It is in the page, so that no browser asks for /favicon.ico.
 _ICON = (
