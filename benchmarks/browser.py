@@ -100,8 +100,11 @@ class Tab:
         self.ask("Emulation.setEmulatedMedia", media="", features=wanted)
 
     def picture(self, path: Path, *, full: bool = False) -> None:
-        """Write what is seen, or the full page, to a PNG file."""
-        found = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=full)
+        """Write what is seen, or the full page, to a file: PNG, or WebP if it is called so."""
+        kind: dict[str, Any] = {"format": "png"}
+        if path.suffix == ".webp":
+            kind = {"format": "webp", "quality": 80}
+        found = self.ask("Page.captureScreenshot", captureBeyondViewport=full, **kind)
         path.write_bytes(base64.b64decode(found["data"]))
 
     def printed(self, path: Path) -> None:

@@ -14,8 +14,9 @@ MOST_NAMES = 6
 def changes_data(before: Plan, after: Plan) -> dict[str, Any]:
     """Return what a page shows of the changes from one plan to another.
 
-    ``plan`` has ``[field, before, after]``; ``rows`` has ``[kind, name, state, fields]`` with state
-    ``added``, ``removed`` or ``changed``; ``counts`` how many of each kind are in each state.
+    ``plan`` has ``[field, before, after]``; ``rows`` has ``[kind, name, state, fields, windows
+    before, windows after]`` with state ``added``, ``removed`` or ``changed``, and windows of layers
+    alone; ``counts`` how many of each kind are in each state.
     """
     plan_fields: list[list[Any]] = []
     entries: dict[tuple[str, str], list[Any]] = {}
@@ -24,7 +25,7 @@ def changes_data(before: Plan, after: Plan) -> dict[str, Any]:
         if not name and kind == "plan":
             plan_fields.append(_field(change))
             continue
-        row = entries.setdefault((kind, name), [kind, visible(name), _state(change), []])
+        row = entries.setdefault((kind, name), _row(kind, name, change, before, after))
         row[3].append(_field(change) if change.field else _whole(kind, change))
     rows = list(entries.values())
     counts = {
@@ -41,6 +42,22 @@ def changes_data(before: Plan, after: Plan) -> dict[str, Any]:
         "before": _sizes(before),
         "after": _sizes(after),
     }
+
+
+def _row(kind: str, name: str, change: Change, before: Plan, after: Plan) -> list[Any]:
+    windows = (
+        [_windows(plan, name) for plan in (before, after)] if kind == "layer" else [None, None]
+    )
+    return [kind, visible(name), _state(change), [], *windows]
+
+
+def _windows(plan: Plan, name: str) -> dict[str, Any] | None:
+    """Return where a layer's windows lie, to be drawn."""
+    layer = plan.layer_by_name.get(name)
+    if layer is None:
+        return None
+    found = {field: getattr(layer, field) for field in ("base", "stride", "k", "n")}
+    return {"bank": visible(layer.bank), "size": plan.bank_by_name[layer.bank].size, **found}
 
 
 def _sizes(plan: Plan) -> dict[str, int]:

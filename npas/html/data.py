@@ -1,5 +1,6 @@
 """A plan as compact JSON: a column for each field, and each repeated text once."""
 
+import re
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
@@ -12,6 +13,9 @@ from npas.plan_rows import common_name, rows
 
 #: Parts of a bank whose use is shown.
 BINS = 80
+# Numbers of a row's name that are shown of more than these.
+_MOST_NUMBERS = 6
+_LONG_LIST = re.compile(r"\{[^{}]*\}")
 _COSTS = ("elements", "coefficients", "embeddings", "projection", "masks", "scales")
 
 
@@ -168,9 +172,21 @@ def _rows(plan: Plan) -> list[Any]:
     numbers = {layer.name: i for i, layer in enumerate(plan.layers)}
     return [
         [
-            visible(common_name([layer.name for layer in layers])),
+            visible(_shorter(common_name([layer.name for layer in layers]))),
             [numbers[layer.name] for layer in layers],
         ]
         for layers in rows(plan)
         if len(layers) > 1
     ]
+
+
+def _shorter(name: str) -> str:
+    """Return ``layers.{0,5,10, … ,95}.weight`` for a name that lists more numbers than help."""
+
+    def shorter(found: re.Match[str]) -> str:
+        numbers = found[0][1:-1].split(",")
+        if len(numbers) <= _MOST_NUMBERS:
+            return found[0]
+        return f"{{{','.join(numbers[: _MOST_NUMBERS // 2])}, … ,{numbers[-1]}}}"
+
+    return _LONG_LIST.sub(shorter, name)

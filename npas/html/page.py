@@ -7,11 +7,16 @@ from typing import Any
 
 from npas.html.changes import changes_data
 from npas.html.data import plan_data
+from npas.html.glance import glance_html
 from npas.html.head import head_html
 from npas.html.text import embedded, escaped
+from npas.html.words import words_html
 from npas.plan import Plan
 
-_SCRIPTS = ("dom", "table", "windows", "details", "layers", "banks", "lists", "main")
+_SCRIPTS = (
+    *("dom", "table", "windows", "links", "details"),
+    *("layers", "columns", "looking", "banks", "kept", "changes", "main"),
+)
 # A drawing of windows in a bank. It is in the page, so that no browser asks for /favicon.ico.
 _ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E"
@@ -20,7 +25,7 @@ _ICON = (
 )
 
 
-def report_html(plan: Plan, against: Plan | None = None) -> str:
+def report_html(plan: Plan, against: Plan | None = None, name: str = "") -> str:
     """Return a plan as one HTML page, the same text for the same plan.
 
     Everything is in the page: it asks nothing of a network, and its policy forbids that it does.
@@ -29,6 +34,7 @@ def report_html(plan: Plan, against: Plan | None = None) -> str:
     Args:
         plan: of any size.
         against: an earlier plan; what changed from it to ``plan`` is shown too.
+        name: of the plan's file, without its folder: told in the title, for whoever has several.
     """
     data: dict[str, Any] = plan_data(plan)
     data["changes"] = None if against is None else changes_data(against, plan)
@@ -45,11 +51,12 @@ def report_html(plan: Plan, against: Plan | None = None) -> str:
                 "form-action 'none'",
             )
         ),
-        title=escaped(f"npas plan, budget {plan.budget}: {share}"),
+        title=escaped(f"{name or 'npas plan'}, budget {plan.budget}: {share}"),
         icon=_ICON,
         style=style,
-        head=head_html(plan, data["head"]),
-        changes=_CHANGES if against is not None else "",
+        head=head_html(plan, data["head"], name, against),
+        changes="" if against is None else _CHANGES.format(glance=glance_html(against, plan)),
+        words=words_html(),
         changes_link="" if against is None else '<a href="#changes">Changes</a>',
         data=embedded(data),
         script=script,
@@ -72,6 +79,7 @@ def _digest(text: str) -> str:
 
 _CHANGES = """<section id="changes" aria-labelledby="changes-title">
 <h2 id="changes-title">Changes</h2>
+{glance}
 <div id="changes-sizes"></div>
 <div id="changes-rows"></div>
 </section>
@@ -94,7 +102,7 @@ _PAGE = """<!doctype html>
 <header class="top">
 <nav aria-label="Parts of the page"><span class="brand">npas</span>
 <a href="#budget">Budget</a>{changes_link}<a href="#banks">Banks</a><a href="#layers">Layers</a>
-<a href="#kept">Kept</a></nav>
+<a href="#kept">Kept</a><a href="#words">Words</a></nav>
 <fieldset class="theme" id="theme" hidden><legend class="sr">Colours</legend>
 <label><input type="radio" name="theme" value="" checked><span>Auto</span></label>
 <label><input type="radio" name="theme" value="light"><span>Light</span></label>
@@ -107,25 +115,31 @@ _PAGE = """<!doctype html>
 this page, which this browser does not run.</p></noscript>
 {changes}<section id="banks" aria-labelledby="banks-title">
 <h2 id="banks-title">Banks</h2>
-<p class="lead">Each bank is one shared parameter. Sharing is elements generated from it over its
-own. The strip shows how many layers use each part: the stronger the colour, the more.</p>
+<p class="lead">Each bank is one trained parameter that layers share. Sharing is elements generated
+from it over its own. The strip shows how many layers use each part: the stronger the colour, the
+more. A bank's name leads to its layers.</p>
 <div id="banks-rows"></div>
 </section>
 <section id="layers" aria-labelledby="layers-title">
 <h2 id="layers-title">Layers</h2>
 <p class="lead">A bar is the layer's bank, from its first element to its last; blocks are the
-templates that the weight is made of. Point at a layer, or move with the arrow keys: the band
-marks the elements that it uses in the other bars of its bank. Enter pins a layer, Escape lets
-it go.</p>
+<a href="#word-template">templates</a> that the weight is made of, and a bar of thin lines is a
+weight <a href="#word-upsampled">larger than its bank</a>.<span class="screen"> Point at a layer,
+or move with the arrow keys (right and left unfold and fold a row of several): the band marks the
+elements that it uses in the other bars of its bank. Enter or a click pins a layer, Escape lets it
+go; the address then leads back to it.</span></p>
 <div class="tools" id="layers-tools" role="search" aria-label="Layers"></div>
 <div class="split"><div id="layers-rows"></div>
 <aside id="details" tabindex="0" aria-label="Details of a layer"></aside></div>
 <p class="sr" id="spoken" role="status"></p>
 </section>
 <section id="kept" aria-labelledby="kept-title">
-<h2 id="kept-title">Kept as it is</h2>
+<h2 id="kept-title">Not allocated: kept as it is</h2>
+<p class="lead">These parameters take nothing from a bank and stay as the model has them. Those that
+train count against the budget.</p>
 <div id="kept-rows"></div>
 </section>
+{words}
 </main>
 <script type="application/json" id="data">{data}</script>
 <script>{script}</script>

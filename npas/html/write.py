@@ -34,7 +34,9 @@ def write_report(
     for path in (source, earlier):
         if path is not None and page.exists() and path.exists() and page.samefile(path):
             raise NpasError(f"--out {page}: is the plan itself; give the page a name of its own")
-    text = report_html(Plan.load(source), None if earlier is None else Plan.load(earlier))
+    name = source.absolute().parent.name if Path(plan).is_dir() else source.stem
+    before = None if earlier is None else Plan.load(earlier)
+    text = report_html(Plan.load(source), before, name)
     _replace(page, text)
     return page
 

@@ -84,7 +84,7 @@ def test_search_bank_fold_and_pages(tab: Tab, tmp_path: Path) -> None:
     tab.run("document.querySelectorAll('#banks-rows .to-layers')[3].click()")
     type_in(tab, "o_proj")
     assert told(tab) == "250 of 2,000 layers"
-    assert tab.run(f"{ROWS}[0].children[5].textContent") == "b3"
+    assert tab.run(f"{ROWS}[0].querySelector('.of-bank').textContent") == "b3"
     assert tab.said() == []
 
 

@@ -1,5 +1,7 @@
 // What there is to say of one layer, or of layers that are alike.
 const MOST_LISTED = 12;
+const MOST_UNFOLDED = 2000;
+const MOST_MARKS = 12; // outlines in a strip; more would cover it
 
 function made(i) {
   if (B.ordinary[L.bank[i]]) return 'ordinary';
@@ -32,9 +34,13 @@ function coefficients(i) {
   return 'none';
 }
 
+// [layer, elements in common] for the others that use some of a layer's elements, most first.
 function sharing(i) {
-  const mine = spanOf(i);
-  return members(L.bank[i]).filter((j) => j !== i && overlap(mine, spanOf(j)));
+  const [start, end] = spanOf(i);
+  return members(L.bank[i]).filter((j) => j !== i).map((j) => {
+    const [from, to] = spanOf(j);
+    return [j, Math.min(end, to) - Math.max(start, from)];
+  }).filter(([, n]) => n > 0).sort(([, a], [, b]) => b - a);
 }
 
 const membersOf = new Map();
@@ -48,11 +54,27 @@ function members(bank) {
   return membersOf.get(bank);
 }
 
-function list(texts) {
-  const more = texts.length - MOST_LISTED;
-  const items = texts.slice(0, MOST_LISTED).map((text) => el('li', {}, dotted(text)));
-  if (more > 0) items.push(el('li', { class: 'muted' }, `and ${count(more)} more`));
-  return el('ol', { class: 'bare' }, ...items);
+// A list shows its first ones, and the rest when asked to.
+function list(values, item) {
+  const host = el('ol', { class: 'bare' });
+  const write = (most) => {
+    host.replaceChildren(...values.slice(0, most).map((value) => el('li', {}, item(value))));
+    if (values.length > most) host.append(el('li', { class: 'muted' }, rest(most)));
+  };
+  const rest = (most) => {
+    const more = values.length - most;
+    if (most > MOST_LISTED) return `and ${count(more)} more`;
+    const button = el('button', { type: 'button', class: 'unfold' }, `${count(more)} more`);
+    button.addEventListener('click', () => {
+      const at = most;
+      write(MOST_UNFOLDED);
+      const next = host.children[at].querySelector('a');
+      (next || byId('details')).focus({ preventScroll: true });
+    });
+    return button;
+  };
+  write(MOST_LISTED);
+  return host;
 }
 const range = ([start, end]) => `${count(start)} to ${count(end)}`;
 
@@ -66,7 +88,7 @@ function windowsOf(i) {
 
 function facts(pairs) {
   return el('dl', { class: 'facts' }, ...pairs.filter(([, value]) => value != null).flatMap(
-    ([name, value]) => [el('dt', {}, name), el('dd', {}, value)]));
+    ([name, value]) => [el('dt', {}, name), el('dd', {}, ...(Array.isArray(value) ? value : [value]))]));
 }
 
 function describe(i) {
@@ -78,8 +100,8 @@ function describe(i) {
     facts([
       ['Weight', `${T[L.kind[i]]}, ${T[L.shape[i]]}`],
       ['Elements', `${count(L.n[i])} of ${T[L.dtype[i]]}`],
-      ['Also called', aliases ? list(aliases) : null],
-      ['Bank', `${B.name[bank]}, ${count(B.size[bank])} elements`],
+      ['Also called', aliases ? list(aliases, dotted) : null],
+      ['Bank', [bankLink(bank), ` of ${many(B.size[bank], 'element')}`]],
       ['Together as', rest ? T[B.reason[bank]] : null],
       ['Made by', HOW[made(i)](i)],
       ['Coefficients', coefficients(i)],
@@ -90,11 +112,13 @@ function describe(i) {
     ]),
     el('h4', {}, L.k[i] > 1 ? `${count(L.k[i])} windows` : 'Window'),
     strip(bank, [spanOf(i)]),
-    list(windowsOf(i)),
+    list(windowsOf(i), (text) => text),
+    L.k[i] ? el('p', { class: 'note' }, 'From the first element to the one after the last.') : null,
     el('h4', {}, others.length
       ? `Shares elements with ${count(others.length)} of ${many(rest, 'other layer')}`
-      : rest ? `Shares no element with the ${many(rest, 'other layer')}` : 'Alone in its bank'),
-    others.length ? list(others.map((j) => L.name[j])) : null,
+      : rest ? `Shares no element with ${rest === 1 ? 'the other layer' : `the ${count(rest)} other layers`}` : 'Alone in its bank'),
+    others.length ? list(others, ([j, n]) => el('span', { class: 'pair' }, layerLink(j),
+      el('span', { class: 'muted', title: `${many(n, 'element')} in common` }, short(n)))) : null,
   ];
 }
 
@@ -112,15 +136,21 @@ function describeAlike(indices) {
       ['Layers', `${count(indices.length)} that are alike`],
       ['Weight', `${T[L.kind[i]]}, ${T[L.shape[i]]}`],
       ['Elements', `${count(L.n[i])} of ${T[L.dtype[i]]} each`],
-      ['Bank', banks.size > 1 ? `${count(banks.size)}, each of ${count(B.size[L.bank[i]])}`
-        : `${B.name[L.bank[i]]}, ${count(B.size[L.bank[i]])} elements`],
+      ['Bank', banks.size > 1 ? `${count(banks.size)}, each of ${count(B.size[L.bank[i]])} elements`
+        : [bankLink(L.bank[i]), ` of ${many(B.size[L.bank[i]], 'element')}`]],
       ['Made by', HOW[made(i)](i)],
       ['Coefficients', `${coefficients(i)}${made(i) === 'ordinary' ? '' : ' each'}`],
       ['Share with', least === most ? many(most, 'other layer') + ' each'
         : `${count(least)} to ${count(most)} other layers each`],
     ]),
-    el('h4', {}, many(places.size, 'place')),
-    banks.size > 1 ? null : strip(L.bank[i], [...places.values()].map(([span]) => span)),
-    list([...places.values()].sort(([[a]], [[b]]) => a - b).map(([span, n]) => `${range(span)}: ${many(n, 'layer')}`)),
+    el('h4', {}, `${many(places.size, 'place')}, and how many layers have it`),
+    banks.size > 1 ? null
+      : places.size > MOST_MARKS ? bar(indices)
+        : strip(L.bank[i], [...places.values()].map(([span]) => span)),
+    list([...places.values()].sort(([[a]], [[b]]) => a - b),
+      ([span, n]) => el('span', { class: 'pair' }, range(span),
+        el('span', { class: 'muted', title: many(n, 'layer') }, count(n)))),
+    el('h4', {}, 'The layers'),
+    list(indices, (j) => layerLink(j)),
   ];
 }

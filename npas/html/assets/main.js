@@ -27,5 +27,10 @@ layersSection();
 banksSection();
 changesSection();
 keptSection();
+followLinks((asked) => {
+  const bank = B.name.indexOf(asked.get('bank'));
+  if (bank >= 0) showBank(bank);
+  else goToLayers(asked);
+});
 // Milliseconds from opening the page to its rows, for benchmarks/look.py.
 document.documentElement.dataset.rowsMs = performance.now().toFixed(0);

@@ -4,6 +4,8 @@ const HIGH = 20;
 const LEAST = 3; // units: what is narrower would not be seen
 const MOST_BLOCKS = 64;
 const MOST_PARTS = 400;
+const MOST_TILES = 4;
+const APART = 14; // units: blocks that are wider have a line between them
 const HUES = 6;
 
 const hue = (bank) => (B.ordinary[bank] ? 'plain' : `hue${bank % HUES}`);
@@ -19,20 +21,39 @@ function place([start, end], n) {
   return { x: Math.min((WIDE * start) / n, WIDE - width).toFixed(2), width: width.toFixed(2) };
 }
 
-function blocks(i) {
-  const n = B.size[L.bank[i]];
-  if (L.k[i] === 0) return [svg('rect', { ...place([0, n], n), y: 2, height: 16, class: 'whole' })];
-  if (L.k[i] > MOST_BLOCKS) return [svg('rect', { ...place(spanOf(i), n), y: 2, height: 16 })];
+// Rectangles of { size, base, stride, k, n }: a bank's size, a layer's windows in it, its elements.
+function blocks({ size, base, stride, k, n }) {
+  if (k === 0) {
+    // The whole bank, once for each tile.
+    const rows = Math.min(MOST_TILES, Math.ceil(n / size));
+    const height = (16 - 2 * (rows - 1)) / rows;
+    return Array.from({ length: rows }, (_, row) =>
+      svg('rect', { ...place([0, size], size), y: 2 + row * (height + 2), height }));
+  }
+  if (k > MOST_BLOCKS) {
+    return [svg('rect', { ...place([base, base + (k - 1) * stride + n], size), y: 2, height: 16 })];
+  }
   // Templates that overlap take turns above and below.
-  const lanes = L.k[i] > 1 && L.n[i] - L.stride[i] > 0.02 * L.n[i];
-  return Array.from({ length: L.k[i] }, (_, k) => {
-    const start = L.base[i] + k * L.stride[i];
-    const y = lanes && k % 2 ? 11 : 2;
+  const lanes = k > 1 && n - stride > 0.02 * n;
+  return Array.from({ length: k }, (_, at) => {
+    const start = base + at * stride;
+    const where = place([start, start + n], size);
+    const names = [at % 2 && !lanes && 'odd', where.width > APART && 'apart'].filter(Boolean);
     return svg('rect', {
-      ...place([start, start + L.n[i]], n), y, height: lanes ? 7 : 16,
-      class: k % 2 && !lanes ? 'odd' : null,
+      ...where, y: lanes && at % 2 ? 11 : 2, height: lanes ? 7 : 16, class: names.join(' ') || null,
     });
   });
+}
+const windowsIn = (i) => ({
+  size: B.size[L.bank[i]], base: L.base[i], stride: L.stride[i], k: L.k[i], n: L.n[i],
+});
+
+function bankBar({ hue: own, ...windows }, inside = blocks(windows)) {
+  return svg('svg', {
+    class: `bar ${own}`, viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: 'none',
+    'aria-hidden': 'true',
+  }, svg('rect', { class: 'track', width: WIDE, height: HIGH, rx: 2 }), ...inside,
+  svg('rect', { class: 'band', width: 0, y: 0, height: HIGH }));
 }
 
 // Where the number of layers changes: [start, end, layers], for parts that one uses at least.
@@ -59,29 +80,24 @@ function bar(members) {
   const one = members.every((i) => L.bank[i] === bank);
   const parts = members.length === 1 ? [] : pile(one ? members.map(spanOf) : [[0, n]]);
   const [, most] = extent(parts.map(([, , layers]) => layers));
-  const inside = members.length === 1 ? blocks(members[0])
-    : parts.slice(0, MOST_PARTS).map(([start, end, layers]) => svg('rect', {
-      ...place([start, end], n), y: 2, height: 16,
-      opacity: (0.3 + (0.7 * layers) / most).toFixed(2),
-    }));
-  return svg('svg', {
-    class: `bar ${hue(bank)}`, viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: 'none',
-    'aria-hidden': 'true',
-  }, svg('rect', { class: 'track', width: WIDE, height: HIGH, rx: 2 }), ...inside,
-  svg('rect', { class: 'band', width: 0, y: 0, height: HIGH }));
+  const own = hue(bank);
+  if (members.length === 1) return bankBar({ hue: own, ...windowsIn(members[0]) });
+  return bankBar({ hue: own }, parts.slice(0, MOST_PARTS).map(([start, end, layers]) => svg('rect', {
+    ...place([start, end], n), y: 2, height: 16, opacity: (0.3 + (0.7 * layers) / most).toFixed(2),
+  })));
 }
 
 // How many layers use each part of a bank.
 function strip(bank, marks = []) {
   const cover = B.cover[bank] || [1];
-  const most = Math.max(...cover);
+  const [least, most] = [B.least[bank], B.most[bank]];
   const bins = [];
   for (let from = 0, to; from < cover.length; from = to) {
     for (to = from + 1; cover[to] === cover[from]; to += 1);
     const at = (bin) => Math.round((WIDE * bin) / cover.length);
     bins.push(svg('rect', {
       x: at(from), width: at(to) - at(from), height: HIGH,
-      opacity: (0.12 + (0.88 * cover[from]) / most).toFixed(3),
+      opacity: (most === least ? 1 : 0.4 + (0.6 * (cover[from] - least)) / (most - least)).toFixed(2),
     }));
   }
   const marked = marks.map((span) =>

@@ -1,35 +1,4 @@
-// What is kept as it is, and what changed since another plan.
-function keptSection() {
-  const host = byId('kept-rows');
-  const reasons = new Map();
-  F.name.forEach((_, i) => {
-    const own = `${F.reason[i]}:${F.trainable[i]}`;
-    if (!reasons.has(own)) reasons.set(own, []);
-    reasons.get(own).push(i);
-  });
-  const sum = (indices) => indices.reduce((n, i) => n + F.n[i], 0);
-  const frozen = (indices) => (F.trainable[indices[0]] ? 'yes' : 'no, it is frozen');
-  new Paged(host, 'Parameters that are kept, by reason', [
-    { head: 'Reason', kind: 'name', cell: ([i]) => el('bdi', {}, T[F.reason[i]]) },
-    { head: 'Names', kind: 'number', cell: (indices) => count(indices.length) },
-    { head: 'Parameters', kind: 'number', cell: (indices) => count(sum(indices)) },
-    { head: 'Counts against the budget', cell: frozen },
-  ], { empty: 'Everything is allocated.' }).show([...reasons.values()]);
-  if (!F.name.length) return;
-  const inside = el('div', {});
-  const fold = el('details', {}, el('summary', {}, `All ${many(F.name.length, 'name')}`), inside);
-  const open = () => {
-    if (!fold.open || inside.firstChild) return;
-    new Paged(inside, 'Parameters that are kept', [
-      { head: 'Parameter', kind: 'name', cell: (i) => dotted(F.name[i]) },
-      { head: 'Elements', kind: 'number', cell: (i) => count(F.n[i]) },
-      { head: 'Reason', cell: (i) => T[F.reason[i]] },
-    ]).show(F.name.map((_, i) => i));
-  };
-  fold.addEventListener('toggle', open);
-  host.append(fold);
-}
-
+// What changed since another plan.
 const KINDS = { bank: 'Banks', layer: 'Layers', fixed: 'Kept parameters' };
 const STATES = ['added', 'removed', 'changed'];
 
@@ -44,6 +13,14 @@ function moved(before, after) {
   return (after > before ? '+' : '−') + count(Math.abs(after - before));
 }
 
+// What is in this plan has an address in this page.
+function linked(kind, name) {
+  if (kind === 'layer' && firstNamed.has(name)) return layerLink(firstNamed.get(name));
+  if (kind === 'bank' && B.name.includes(name)) return bankLink(B.name.indexOf(name));
+  return dotted(name);
+}
+const hueNamed = (bank) => (B.name.includes(bank) ? hue(B.name.indexOf(bank)) : 'plain');
+
 function changesSection() {
   const { changes } = data;
   if (!changes) return;
@@ -53,7 +30,9 @@ function changesSection() {
     { head: 'Before', kind: 'number', cell: ([, before]) => value(before) },
     { head: 'After', kind: 'number', cell: ([, , after]) => value(after) },
     { head: 'Difference', kind: 'number', cell: ([, before, after]) => moved(before, after) },
-  ]).show([
+  ], {
+    decorate: (line, [, before, after]) => line.classList.toggle('same', before === after),
+  }).show([
     ...changes.plan.filter(([name]) => typeof changes.after[name] === 'undefined' &&
       !['n_params', 'budget_params', 'n_fixed'].includes(name)),
     ...Object.keys(changes.after).map((name) =>
@@ -63,19 +42,30 @@ function changesSection() {
   const chosen = { kind: '', state: '', text: '' };
   const tools = el('div', { class: 'tools', role: 'search', 'aria-label': 'Changes' });
   const rows = new Paged(host, 'What changed', [
-    { head: 'Name', kind: 'name', cell: ([kind, name]) =>
-      [el('span', { class: 'kind' }, kind === 'fixed' ? 'kept' : kind), ' ', dotted(name)] },
-    { head: 'Change', cell: ([, , how]) => el('span', { class: `state ${how}` }, how) },
-    { head: 'Before and after', kind: 'wide', cell: ([, , , fields]) => el('ul', { class: 'bare changes' },
+    { head: 'Name', kind: 'name', cell: ([kind, name]) => [
+      el('span', { class: 'kind' }, kind === 'fixed' ? 'kept' : kind), ' ', linked(kind, name)],
+    by: ([, name]) => name },
+    { head: 'Change', cell: ([, , how]) => el('span', { class: `state ${how}` }, how), by: ([, , how]) => how },
+    {
+      head: 'In the bank, before and after', kind: 'bar', cell: ([, , , , before, after]) => [
+        before && bankBar({ ...before, hue: 'plain' }), after && bankBar({ ...after, hue: hueNamed(after.bank) })],
+    },
+    { head: 'What differs', kind: 'wide', cell: ([, , , fields]) => el('ul', { class: 'bare changes' },
       ...fields.map(([field, before, after]) => el('li', {},
         field ? el('b', {}, `${field} `) : null,
         before === null && !field ? null : el('del', {}, value(before)),
         !field ? null : el('span', { 'aria-label': 'to' }, ' → '),
         after === null && !field ? null : el('ins', {}, value(after))))) },
   ], { empty: 'No such change.', size: 25 });
-  const show = () => rows.show(changes.rows.filter(([kind, name, how]) =>
-    (!chosen.kind || kind === chosen.kind) && (!chosen.state || how === chosen.state) &&
-    name.toLowerCase().includes(chosen.text)));
+  const told = el('p', { class: 'told', role: 'status' });
+  const show = () => {
+    const found = changes.rows.filter(([kind, name, how]) =>
+      (!chosen.kind || kind === chosen.kind) && (!chosen.state || how === chosen.state) &&
+      name.toLowerCase().includes(chosen.text));
+    rows.show(found);
+    told.textContent = found.length === changes.rows.length ? many(found.length, 'change')
+      : `${count(found.length)} of ${many(changes.rows.length, 'change')}`;
+  };
   const search = el('input', { type: 'search', autocomplete: 'off', spellcheck: 'false' });
   search.addEventListener('input', () => {
     chosen.text = search.value.trim().toLowerCase();
@@ -95,7 +85,8 @@ function changesSection() {
   tools.append(control('Search names', search),
     choice('Of', 'kind', Object.entries(KINDS).map(([own, text]) =>
       [own, `${text} (${count(total(own))})`])),
-    choice('Change', 'state', STATES.map((how) => [how, `${how} (${count(all(how))})`])));
+    choice('Change', 'state', STATES.map((how) => [how, `${how} (${count(all(how))})`])),
+    el('div', { class: 'found' }, told));
   host.before(tools);
   show();
 }
