@@ -17,7 +17,7 @@ from npas.errors import NpasError, NpasWarning
 from npas.fitting.model import start_banks
 from npas.fitting.moments import second_moments
 from npas.init import with_gains, zero_layers
-from npas.inplace import install, restore, state_in_place
+from npas.inplace import install, state_in_place, unchanged_on_error
 from npas.module import reserved_names
 from npas.naming import as_tuple, check_choice
 from npas.passes.collect import Inventory, collect
@@ -277,27 +277,20 @@ def compile_(
     with steady(model):
         importance = _importance(run, model, fit_batches)
         analysis, plan = _plan(run, model, plan, request, inputs, kwargs, importance)
-    originals = dict(model.named_parameters(remove_duplicate=False))
     banks = run("banks", make_banks, model, analysis, plan, backend, schedule)
     starts, fit = run("initialise", start_banks, plan, banks.banks, weights, init, importance)
     measured = None if calibrate is None else _measure(run, model, analysis, plan, calibrate)
-    install(model, banks, state_in_place(model, plan, banks, schedule, recompute))
+    state = state_in_place(model, plan, banks, schedule, recompute)
     notes: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-    try:
+    with unchanged_on_error(model):
+        install(model, banks, state)
         run("check", check_generation, model, inputs, kwargs)
         if measured is not None:
             skipped = _correct(run, model, plan, measured, calibrate, starts)
-    except BaseException:
-        restore(model, originals)
-        raise
-    if measured is not None:
-        starts, notes = with_gains(starts, banks.banks), _not_calibrated(skipped)
-    state = state_of(model)
-    assert state is not None
-    state.report = replace(
-        state.report, starts=starts, fit=fit, passes=tuple(run.records), notes=notes
-    )
+            starts, notes = with_gains(starts, banks.banks), _not_calibrated(skipped)
+        state.report = replace(
+            state.report, starts=starts, fit=fit, passes=tuple(run.records), notes=notes
+        )
     return model
 
 

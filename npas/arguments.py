@@ -12,6 +12,7 @@ from npas.errors import NpasError
 from npas.fitting.moments import check_batches
 from npas.init import INITS
 from npas.kernels.backends import BACKENDS
+from npas.leaf import sources_of
 from npas.naming import check_choice, nearest
 from npas.passes.schedule import SCHEDULES
 from npas.pipeline import check_backend
@@ -102,4 +103,11 @@ def check_model(model: object) -> None:
         raise NpasError(
             f"{type(model).__name__} is compiled by npas already; call npas.materialize on it "
             "first, or compile the original"
+        )
+    shared = [path for path, module in model.named_modules() if sources_of(module)]
+    if shared:
+        raise NpasError(
+            f"weights of {shared[0] or type(model).__name__} come from the banks of another model, "
+            "which shares the module and was compiled in place; call npas.uncompile_ on that "
+            "model first, or compile both as one: one module that holds the two"
         )

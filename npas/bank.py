@@ -55,7 +55,7 @@ class _Slot:
 @dataclass(frozen=True, slots=True)
 class _Cache:
     key: object
-    sources: list[torch.Tensor]
+    storages: list[torch.UntypedStorage]
     weights: dict[str, torch.Tensor]
 
 
@@ -86,7 +86,10 @@ class Bank(nn.Module):
     """
 
     gain: torch.Tensor
-    _gains_version = -1
+    # The gains that were noted last, and their version.
+    _noted: tuple[torch.Tensor, int] | None = None
+    # The versions of its parameters where it took part in a pass with grad, in evaluation.
+    _learns_at: tuple[int, ...] | None = None
     # Of the class too: a module that was pickled before has none.
     _calls: tuple[object, torch.Tensor, Sequence[_Launch]] | None = None
 
@@ -279,6 +282,7 @@ class Bank(nn.Module):
         """Set the mode; going back to training drops the cached weights."""
         super().train(mode)
         self.refresh()
+        self._learns_at = None
         return self
 
     def refresh(self) -> None:
@@ -321,35 +325,42 @@ class Bank(nn.Module):
         # Read once, not in forward: on a GPU that would wait for the device. Not by attribute: fx
         # traces those when it reads a pickled graph.
         gain: Any = self._buffers["gain"]
-        self._gains_version = -1 if gain.is_inference() else gain._version
+        version = -1 if gain.is_inference() else gain._version
         ones = [False] * len(gain) if gain.is_meta else (gain == 1).tolist()
         self._ones = tuple(ones)
         self._unit_gain = all(ones)
         self._calls = None
         self.refresh()
+        self._noted = gain, version  # last: an interrupt before is as if nothing was noted
 
     def _follow_gains(self) -> None:
-        """Note gains that were written from outside, by DDP or a checkpoint."""
+        """Note gains that were written from outside: by DDP, a checkpoint, functional_call."""
         gain = self._buffers["gain"]
         if (
             not torch.compiler.is_compiling()
             and type(gain) is torch.Tensor
             and not gain.is_inference()
-            and gain._version != self._gains_version
+            and not self._has_noted(gain)
             and not torch._C._are_functorch_transforms_active()
         ):
             self.note_gains()
+
+    def _has_noted(self, gain: torch.Tensor) -> bool:
+        noted = self._noted
+        return noted is not None and noted[0] is gain and noted[1] == gain._version
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.note_gains()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": None, "_calls": None}
+        return self.__dict__ | {"_cache": None, "_calls": None, "_noted": None}
 
     def sources(self) -> Sources:
         """Return what the weights are made from, with grad where enabled."""
         self.be_whole()
+        if not self.training and can_sink():
+            self._note_learning()
         empty = self.theta.new_empty(0)
         parts: list[torch.Tensor] = [] if self.alpha is None else [self.alpha]
         if self.phi is not None:
@@ -366,6 +377,19 @@ class Bank(nn.Module):
         coef = empty if not parts else parts[0] if len(parts) == 1 else torch.cat(parts)
         found = Sources(self.theta, coef, empty if self.mask is None else self.mask)
         return found if self.summed_over is None else summed(found, self.summed_over)
+
+    def _note_learning(self) -> None:
+        """Cache nothing from here on, until a change is counted or the mode is set.
+
+        A gradient may follow, and then a step of a fused optimizer, which PyTorch does not count.
+        """
+        if any(p.requires_grad for p in self.parameters(recurse=False)):
+            self._learns_at = self._versions()
+            self.refresh()
+
+    def _versions(self) -> tuple[int, ...]:
+        held = self.parameters(recurse=False)
+        return tuple(0 if p.is_inference() else p._version for p in held)
 
     def be_whole(self) -> None:
         """Gather the bank if it is sharded; its dtype may change with that."""
@@ -501,21 +525,27 @@ class Bank(nn.Module):
             or torch._C._are_functorch_transforms_active()
             or any(source.is_inference() for source in self._tensors())
             or self._was_sharded
+            or (self._learns_at is not None and self._learns_at == self._versions())
         )
 
     def _all_without_grad(self) -> dict[str, torch.Tensor]:
         if not self._may_cache():
             return self._generate_all()
         sources = self._tensors()
+        # Where a parameter begins counts too: vector_to_parameters makes it a part of another
+        # tensor, which is no new version of it, and the rows of a matrix have one storage.
         key = (
             self._autocast(),
             torch.is_inference_mode_enabled(),
-            tuple((source.untyped_storage()._cdata, source._version) for source in sources),
+            tuple((t._version, t.storage_offset(), t.untyped_storage()._cdata) for t in sources),
         )
-        if self._cache is None or self._cache.key != key:
-            # The sources are kept too: an address is one storage's only as long as that lives.
-            self._cache = _Cache(key, sources, self._generate_all())
-        return self._cache.weights
+        found = self._cache  # read once: another thread may drop it
+        if found is None or found.key != key:
+            # An address is one storage's only as long as that lives, and a parameter may let go of
+            # its own (`parameter.data = other`).
+            storages = [source.untyped_storage() for source in sources]
+            found = self._cache = _Cache(key, storages, self._generate_all())
+        return found.weights
 
     def _generate_all(self) -> dict[str, torch.Tensor]:
         """Generate every weight in as few launches as there are ops.

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from npas.bank import Bank, banks_of
 from npas.calibrate_sums import branch_factor
-from npas.errors import NpasError, TraceError
+from npas.errors import NpasError, TraceError, is_out_of_memory
 from npas.guards import Guard
 from npas.leaf import sources_of
 from npas.passes.export import export
@@ -359,6 +359,8 @@ def _run(interpreter: fx.Interpreter, guard: Guard, model: nn.Module, batch: Any
                 values.append(node.args[0])
         interpreter.run(*values)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise NpasError(
             f"calibrate: the batch does not run through {type(model).__name__}: {first_line(error)}"
         ) from error

@@ -15,7 +15,7 @@ from npas.calibrate import (
     normalise_gains,
     restore_buffers,
 )
-from npas.errors import NpasError
+from npas.errors import NpasError, is_out_of_memory
 from npas.leaf import sources_of
 from npas.passes.trace import first_line
 from npas.plan import Plan
@@ -98,17 +98,18 @@ def correct(model: nn.Module, spreads: Mapping[str, float], batch: Any) -> tuple
 
 def _run_with(model: nn.Module, hooks: Mapping[str, _Hook], batch: Any) -> None:
     args, kwargs = forward_inputs(batch)
-    before = copies_of_buffers(model)
-    handles = [
-        model.get_submodule(path).register_forward_hook(hook, with_kwargs=True)
-        for path, hook in hooks.items()
-    ]
+    before, handles = copies_of_buffers(model), []
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     try:
+        for path, hook in hooks.items():
+            owner = model.get_submodule(path)
+            handles.append(owner.register_forward_hook(hook, with_kwargs=True))
         with torch.random.fork_rng(devices=list(devices)):
             torch.manual_seed(0)
             model(*args, **kwargs)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise NpasError(
             f"calibrate: the batch does not run through {type(model).__name__}: {first_line(error)}"
         ) from error

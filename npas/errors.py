@@ -1,5 +1,7 @@
 """The errors of npas: one root and a few children, each message with a way out."""
 
+import torch
+
 
 class NpasError(Exception):
     """Root of every error that npas raises on purpose."""
@@ -40,3 +42,13 @@ class DivergedError(NpasError):
 
 class NpasWarning(UserWarning):
     """Something npas did that its user may want to change."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out: no reason to say that a model cannot be copied or captured.
+
+    What npas does then depends on the model alone: the error goes up as it is, as it does from a
+    training step.
+    """
+    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return on_cpu or isinstance(error, MemoryError | torch.OutOfMemoryError)

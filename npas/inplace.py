@@ -1,5 +1,7 @@
 """In place: a model that stays itself while its weights come from banks, and back."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torch import nn
@@ -17,6 +19,8 @@ from npas.ties import tied_names
 
 M = TypeVar("M", bound=nn.Module)
 FRONT_END = "in place"
+# What torch.nn.Module itself holds.
+_MODULE = frozenset(nn.Module().__dict__)
 
 
 def state_in_place(
@@ -42,29 +46,44 @@ def state_in_place(
     )
 
 
+@contextmanager
+def unchanged_on_error(model: nn.Module) -> Iterator[None]:
+    """Put a model back as it was if what runs inside fails or is interrupted.
+
+    That is the class of every module, and what it holds; values that were written stay.
+    """
+    before = [(m, type(m), dict(m.__dict__), _contents(m)) for m in model.modules()]
+    try:
+        yield
+    except BaseException:
+        for module, cls, held, contents in before:
+            module.__class__ = cls
+            module.__dict__.clear()
+            module.__dict__.update(held)
+            for name, items in contents.items():
+                held[name].clear()
+                held[name].update(items)
+        raise
+
+
+def _contents(module: nn.Module) -> dict[str, dict[Any, Any]]:
+    """Return copies of what torch.nn.Module keeps in dicts: parameters, children, hooks."""
+    own = {n: v for n, v in module.__dict__.items() if n in _MODULE and isinstance(v, dict)}
+    return {name: dict(value) for name, value in own.items()}
+
+
 def install(model: nn.Module, banks: Banks, state: State) -> None:
-    """Let a model generate its weights; it is left as it was if that fails.
+    """Let a model generate its weights; inside of `unchanged_on_error`.
 
     Args:
         model: any module.
         banks: initialised.
         state: what npas keeps with the model.
     """
-    before = [(m, type(m), dict(m.__dict__), dict(m._parameters)) for m in model.modules()]
-    try:
-        banks.attach(model)
-        banks.hold(model, {})
-        model.__class__ = compiled_class(type(model))
-        model.__dict__["_npas"] = state
-    except BaseException:
-        model._modules.pop("npas", None)
-        for module, cls, held, parameters in before:
-            module.__class__ = cls
-            module.__dict__.clear()
-            module.__dict__.update(held)
-            module._parameters.clear()
-            module._parameters.update(parameters)
-        raise
+    banks.attach(model)
+    banks.hold(model, {})
+    model.__class__ = compiled_class(type(model))
+    model.__dict__["_npas"] = state
 
 
 def uncompile_(model: M) -> M:
@@ -78,7 +97,8 @@ def uncompile_(model: M) -> M:
         Parameters and buffers that were kept stay the same tensors.
 
     Raises:
-        NpasError: if the model was not compiled in place.
+        NpasError: if the model was not compiled in place, or weights of a part that it shares come
+            from the banks of another model. The model is then what it was.
     """
     state = state_of(model)
     if state is None or isinstance(model, Shapeshifter):
@@ -86,11 +106,12 @@ def uncompile_(model: M) -> M:
             f"{type(model).__name__} was not compiled in place; uncompile_ takes what "
             "npas.compile_ changed, and npas.materialize what npas.compile returned"
         )
-    restore(model, dense_weights(model))
+    with unchanged_on_error(model):
+        _restore(model, dense_weights(model))
     return model
 
 
-def restore(model: nn.Module, weights: dict[str, nn.Parameter]) -> None:
+def _restore(model: nn.Module, weights: dict[str, nn.Parameter]) -> None:
     """Undo `install`, with these weights (by every name that they have)."""
     state = state_of(model)
     assert state is not None

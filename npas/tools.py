@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from npas.bank import Bank, banks_of
+from npas.bank import Bank
 from npas.compiled import state_of
 from npas.errors import NpasError
 from npas.passes.collect import WeightOp, module_kind
@@ -109,13 +109,14 @@ def _layers_of(bank: Bank | SearchBank) -> Sequence[LayerPlan | WeightOp]:
 
 
 def refresh(ssn: nn.Module) -> None:
-    """Drop the weights that evaluation caches.
+    """Drop the weights that evaluation caches, and look at the gains again.
 
-    Needed only after a write that autograd's version counters do not see, such as through
-    ``parameter.data``.
+    Needed only after a write that autograd's version counters do not see, such as one in place
+    through ``parameter.data`` or the ``.data`` of a gain.
     """
-    for bank in banks_of(ssn).values():
-        bank.refresh()
+    # Not by name: a module may hold several that were compiled, each with a bank of that name.
+    for bank in (module for module in ssn.modules() if isinstance(module, Bank)):
+        bank.note_gains()
 
 
 def report(ssn: nn.Module) -> Report:

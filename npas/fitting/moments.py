@@ -9,7 +9,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from npas.calibrate import copies_of_buffers, forward_inputs, restore_buffers
-from npas.errors import NpasError
+from npas.errors import NpasError, is_out_of_memory
 from npas.passes.trace import clone_module, first_line, shares_tensors, without_hooks
 
 # What no input reached on these batches counts a hundredth of the mean, not nothing: it may later.
@@ -50,6 +50,8 @@ def second_moments(model: nn.Module, batches: Iterable[Any]) -> dict[str, torch.
                 with watch:
                     shadow(*args, **kwargs)
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 raise NpasError(
                     f"fit_batches: batch {count} does not run through {type(model).__name__}: "
                     f"{first_line(error)}; a batch is a tensor, a tuple of positional or a dict of "
@@ -88,6 +90,8 @@ def _iterate(batches: Iterable[Any]) -> Iterable[Any]:
         except StopIteration:
             return
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise NpasError(f"fit_batches: reading a batch failed: {first_line(error)}") from error
         yield batch
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from npas.errors import TraceError
+from npas.errors import TraceError, is_out_of_memory
 from npas.guards import ExampleGuard, Names, first_same, has_hooks, place_of
 from npas.naming import identifier
 from npas.passes.trace import (
@@ -69,6 +69,8 @@ def export(
             shadow = _called_once(model, example_inputs, example_kwargs or {})
             captured = _capture_modes(shadow, values, tensors)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise TraceError(
             f"torch.export cannot capture {type(model).__name__}.forward ({place(error)}): "
             f"{first_line(error)}"

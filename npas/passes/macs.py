@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
-from npas.errors import NpasError
+from npas.errors import NpasError, is_out_of_memory
 from npas.guards import has_hooks
 from npas.passes.trace import clone_all, clone_module, without_hooks
 
@@ -111,6 +111,8 @@ def watch(
             if isinstance(result, Iterator):
                 deque(result, maxlen=0)  # a generator runs as it is read
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         if not hooks and any(map(has_hooks, model.modules())):
             given = example_inputs, example_kwargs
             return watch(model, names, *given, training=training, hooks=True)
@@ -234,7 +236,9 @@ def _runs(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> b
             shadow = clone_all(model)
             shadow.eval()
             shadow(*args, **kwargs)
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         return False
     return True
 

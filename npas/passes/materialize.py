@@ -24,7 +24,8 @@ def materialize(ssn: nn.Module) -> nn.Module:
         A module that computes what ``ssn.eval()`` computes, in ``ssn``'s mode.
 
     Raises:
-        NpasError: if the module was not compiled by npas.
+        NpasError: if the module was not compiled by npas, or weights of a part that it shares come
+            from the banks of another model.
     """
     state = state_of(ssn)
     if state is None:
@@ -51,12 +52,19 @@ def materialize(ssn: nn.Module) -> nn.Module:
 
 def give_back_all(root: nn.Module, weights: dict[str, nn.Parameter]) -> None:
     """Make every module below a root, and the root, hold its weights again, in place."""
-    done: set[int] = set()
+    found: list[tuple[nn.Module, dict[str, nn.Parameter]]] = []
     for path, module in root.named_modules():
-        if sources_of(module) and id(module) not in done:
-            done.add(id(module))
-            prefix = f"{path}." if path else ""
-            give_back(module, {name: weights[prefix + name] for name in sources_of(module)})
+        names = {name: f"{path}.{name}" if path else name for name in sources_of(module)}
+        foreign = [full for full in names.values() if full not in weights]
+        if foreign:
+            raise NpasError(
+                f"{foreign[0]} comes from the banks of another model, which shares the module and "
+                "was compiled in place; call npas.uncompile_ on that model first"
+            )
+        if names:
+            found.append((module, {name: weights[full] for name, full in names.items()}))
+    for module, own in found:
+        give_back(module, own)
 
 
 def dense_state_dict(ssn: nn.Module) -> dict[str, torch.Tensor]:

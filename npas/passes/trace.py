@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from npas.errors import NpasError, TraceError
+from npas.errors import NpasError, TraceError, is_out_of_memory
 from npas.guards import CALL_HOOKS, ArgumentGuard, Guard, Names, has_hooks
 from npas.watch import Attributes, Draws
 
@@ -80,6 +80,8 @@ def clone_module(model: nn.Module, tensors: Mapping[int, torch.Tensor]) -> nn.Mo
         rebind_hooks(copied, {id(m): memo[id(m)] for m in model.modules() if id(m) in memo})
         return copied
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise NpasError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); npas "
             "never changes the model it is given, so it needs copy.deepcopy(model) to work"
@@ -281,6 +283,8 @@ def _trace_with_retry(
                 warnings.filterwarnings("ignore", "Was not able to add assertion")
                 graph = tracer.trace(shadow, dict(constants) or None)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             where = place(error)
             if tracer.failed is None or type(tracer.failed) in opaque:
                 raise TraceError(

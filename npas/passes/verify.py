@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from npas.errors import NpasError, TraceError
+from npas.errors import NpasError, TraceError, is_out_of_memory
 from npas.guards import has_hooks
 from npas.passes.materialize import materialize
 from npas.passes.trace import Trace, clone_module, first_line, without_hooks
@@ -65,6 +65,8 @@ def compare(
         try:
             expected = _run(original, original, args, kwargs)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             failed[mode] = error
             continue
         _refuse_changes(model, parameters)
@@ -95,6 +97,8 @@ def _run_graph(
     try:
         return _run(_graph_call(root, found, root.training), root, args, kwargs)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise TraceError(
             f"the graph of {found.front_end} does not run on the example inputs: "
             f"{first_line(error)}"
@@ -126,12 +130,16 @@ def check_generation(ssn: nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
     try:
         dense, generated = materialize(ssn), copy.deepcopy(ssn)
         expected = _evaluate(dense, args, kwargs)
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         return  # it cannot be copied, or evaluated with these inputs
     try:
         found = _evaluate(generated, args, kwargs)
         wrong = "" if _is_near(expected, found) else "it computes something else"
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         wrong = first_line(error)
     if wrong:
         raise NpasError(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from npas.errors import CheckpointError
+from npas.errors import CheckpointError, is_out_of_memory
 
 _VERSION = 1
 
@@ -125,6 +125,8 @@ def load_state(
         version = state["npas_search"]
         saved = json.loads(state["what"])
     except Exception as error:  # torch.load raises what its reader raises
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(f"{path}: not the state of a search ({error})") from error
     if version != _VERSION:
         raise CheckpointError(f"{path}: written by another version of npas")
