@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="*", default=FILES, metavar="FILE")
     parser.add_argument("--tests", nargs="+", default=TESTS, metavar="PATH")
     parser.add_argument("--kept", type=Path, default=KEPT)
-    parser.add_argument("--again", action="store_true", help="run what survived once more")
+    parser.add_argument("--again", action="store_true", help="run only what survived")
     parser.add_argument("--most", type=float, default=MOST_S, help="seconds of tests for a mutant")
     parser.add_argument("--grace", type=float, default=GRACE_S, help="seconds that one may add")
     parser.add_argument("--share", type=float, default=1.0, help="of the mutants, a fixed sample")

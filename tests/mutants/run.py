@@ -3,15 +3,15 @@
 import ast
 import importlib
 import json
-import math
 import os
 import resource
 import signal
 import time
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import coverage
@@ -21,9 +21,9 @@ from benchmarks.store import append_row, read_rows
 from tests.mutants.changes import Mutant, mutants
 from tests.mutants.patch import install
 
-#: Seconds of tests that a mutant meets, the quick ones first; of processor time that one may take
-#: besides; and bytes that a process may hold besides what it maps.
-MOST_S, GRACE_S, LIMIT_BYTES = 20.0, 10.0, 6 * 2**30
+#: Seconds of tests that a mutant meets, the quick ones first; of processor time that a test of it
+#: may take besides; and bytes that a process may hold besides what it maps.
+MOST_S, GRACE_S, LIMIT_BYTES = 20.0, 3.0, 6 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Request:
         files: that are changed, as paths from the root.
         tests: files of tests that meet the mutants.
         kept: file of the mutants that are done.
-        again: whether mutants that survived are run again.
+        again: whether mutants that survived are run, and no others.
         most_s: seconds of tests for one mutant.
-        grace_s: of processor time that a mutant may take besides.
+        grace_s: of processor time that one test of a mutant may take besides.
         share: of the mutants that are run, drawn with a fixed seed a mutant.
         say: told of every survivor.
     """
@@ -89,12 +89,12 @@ class _Loop:
     Attributes:
         request: what to run.
         failed: the test that failed in this process, if one did.
-        seconds: what each test took.
+        seconds: of processor time that each test takes without a mutant.
     """
 
     request: Request
     failed: str = ""
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def pytest_configure(self) -> None:
         """Let hypothesis draw few examples, the same ones each time, and not make them smaller."""
@@ -113,16 +113,12 @@ class _Loop:
         settings.load_profile("mutants")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """See what a test took, and whether it failed."""
-        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+        """See whether a test failed."""
         self.failed = self.failed or (report.nodeid if report.failed else "")
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Measure once what each test reaches, then run all mutants."""
-        measured = _forked(lambda: self._measure(session), math.inf)["found"]
-        if not isinstance(measured, list):
-            raise pytest.UsageError(f"the tests without a mutant: {measured}")
-        reached, seconds, left_out = measured
+        reached, self.seconds, left_out = _forked(lambda: self._measure(session))
         for name in left_out:
             self.request.say(f"{name} fails without a mutant, and is left out")
         items = {item.nodeid: item for item in session.items if item.nodeid not in left_out}
@@ -133,31 +129,36 @@ class _Loop:
             module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
             for key, mutant in keyed(file, source, tree).items():
                 row = done.get(key)
-                if row and not (self.request.again and row["outcome"] == "survived"):
+                survived = row is not None and row["outcome"] == "survived"
+                if not (survived if self.request.again else row is None):
                     continue
                 if _draw(key) >= self.request.share:
                     continue
-                tests = _reaching(reached[file], mutant) & items.keys()
-                chosen = self._quick(tests, seconds)
+                tests = self._quick(_reaching(reached[file], mutant) & items.keys())
                 start = time.perf_counter()
-                found = _on(module, tree, mutant, [items[name] for name in chosen], self, seconds)
+                found = self._meet(module, tree, mutant, [items[name] for name in tests])
                 took = time.perf_counter() - start
-                place = {"file": file, "line": mutant.line, "tests": len(chosen)}
+                place = {"file": file, "line": mutant.line, "tests": len(tests)}
                 append_row(self.request.kept, {"key": key, **place, **found, "seconds": took})
                 if found["outcome"] == "survived":
-                    self.request.say(f"{file}:{mutant.line} {mutant.change} ({len(chosen)} tests)")
+                    self.request.say(f"{file}:{mutant.line} {mutant.change} ({len(tests)} tests)")
         return True
 
     def _measure(
         self, session: pytest.Session
     ) -> tuple[dict[str, Any], dict[str, float], list[str]]:
         """Return, for each file, line -> tests that run it; seconds of tests; those that fail."""
-        measured = coverage.Coverage(data_file=None, include=list(self.request.files))
+        measured = coverage.Coverage(
+            data_file=None, config_file=False, include=list(self.request.files)
+        )
+        seconds: dict[str, float] = {}
         left_out: list[str] = []
         measured.start()
         for item, following in zip(session.items, [*session.items[1:], None], strict=True):
             measured.switch_context(item.nodeid)
+            start = time.process_time()
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            seconds[item.nodeid] = time.process_time() - start
             if self.failed:
                 left_out.append(self.failed)
                 self.failed = ""
@@ -166,22 +167,47 @@ class _Loop:
         found = {
             file: data.contexts_by_lineno(str(Path(file).resolve())) for file in self.request.files
         }
-        return found, self.seconds, left_out
+        return found, seconds, left_out
 
-    def _quick(self, tests: Collection[str], seconds: dict[str, float]) -> list[str]:
+    def _quick(self, tests: Collection[str]) -> list[str]:
         """Return the quickest tests, the first of them first, as many as there is time for."""
         chosen, total = [], 0.0
-        for name in sorted(tests, key=lambda name: (seconds[name], name)):
-            total += seconds[name]
+        for name in sorted(tests, key=lambda name: (self.seconds[name], name)):
+            total += self.seconds[name]
             if chosen and total > self.request.most_s:
                 break
             chosen.append(name)
         return chosen
 
-    def attempt(self, items: Sequence[pytest.Item]) -> str:
+    def _meet(
+        self, module: ModuleType, tree: ast.Module, mutant: Mutant, items: Sequence[pytest.Item]
+    ) -> dict[str, str]:
+        """Return what came of a mutant, and what noticed it."""
+
+        def changed() -> str:
+            resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
+            with mutant.applied():
+                try:
+                    install(module, tree)
+                except Exception as error:
+                    return f"the import: {type(error).__name__}"
+            return self._attempt(items)
+
+        try:
+            by = _forked(changed)
+        except _Ended as error:
+            late = error.signal in (signal.SIGPROF, signal.SIGALRM)
+            return {"outcome": "timed out" if late else "killed", "by": f"signal {error.signal}"}
+        return {"outcome": "killed" if by else "survived", "by": by}
+
+    def _attempt(self, items: Sequence[pytest.Item]) -> str:
         """Run tests until one fails; returns it, or nothing."""
         for i, item in enumerate(items):
             following = items[i + 1] if i + 1 < len(items) else None
+            # Ended from outside: what hangs may sit in C, and what loops may catch anything.
+            most = self.request.grace_s + 4 * self.seconds[item.nodeid]
+            signal.setitimer(signal.ITIMER_PROF, most)
+            signal.setitimer(signal.ITIMER_REAL, 20 * most)
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if self.failed:
                 break
@@ -201,34 +227,21 @@ def _draw(key: str) -> float:
     return zlib.crc32(key.encode()) / 2**32
 
 
-def _on(
-    module: Any,
-    tree: ast.Module,
-    mutant: Mutant,
-    items: Sequence[pytest.Item],
-    loop: _Loop,
-    seconds: dict[str, float],
-) -> dict[str, Any]:
-    """Return what came of a mutant."""
-    limit = loop.request.grace_s + 4 * sum(seconds[item.nodeid] for item in items)
+class _Ended(Exception):
+    """A child was ended by a signal."""
 
-    def changed() -> str:
-        with mutant.applied():
-            try:
-                install(module, tree)
-            except Exception as error:
-                return f"import: {type(error).__name__}"
-        return loop.attempt(items)
-
-    found = _forked(changed, limit)
-    if found["signal"] in (signal.SIGPROF, signal.SIGALRM):
-        return {"outcome": "timed out", "by": ""}
-    by = f"signal {found['signal']}" if found["signal"] else found["found"]
-    return {"outcome": "killed" if by else "survived", "by": by}
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"signal {signal}")
+        self.signal = signal
 
 
-def _forked(function: Callable[[], Any], limit_s: float) -> dict[str, Any]:
-    """Run a function in a child; returns what it returned, or the signal that ended it."""
+def _forked(function: Callable[[], Any]) -> Any:
+    """Run a function in a child, which says nothing, and return what it returned.
+
+    Raises:
+        _Ended: if a signal ended it.
+        RuntimeError: if it failed.
+    """
     reads, writes = os.pipe()
     child = os.fork()
     if not child:
@@ -237,15 +250,10 @@ def _forked(function: Callable[[], Any], limit_s: float) -> dict[str, Any]:
             quiet = os.open(os.devnull, os.O_WRONLY)
             os.dup2(quiet, 1)
             os.dup2(quiet, 2)
-            if limit_s < math.inf:
-                resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
-                # Ended from outside: what hangs may sit in C, and what loops may catch anything.
-                signal.setitimer(signal.ITIMER_PROF, limit_s)
-                signal.setitimer(signal.ITIMER_REAL, 20 * limit_s)
             try:
-                found = function()
+                found = {"returned": function()}
             except BaseException as error:
-                found = f"{type(error).__name__}: {error}"[:500]
+                found = {"raised": f"{type(error).__name__}: {error}"}
             with os.fdopen(writes, "w") as file:
                 json.dump(found, file)
         finally:
@@ -254,5 +262,9 @@ def _forked(function: Callable[[], Any], limit_s: float) -> dict[str, Any]:
     with os.fdopen(reads) as file:
         text = file.read()
     _, status = os.waitpid(child, 0)
-    ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    return {"signal": ended, "found": text and json.loads(text)}
+    if os.WIFSIGNALED(status):
+        raise _Ended(os.WTERMSIG(status))
+    found = json.loads(text)
+    if "raised" in found:
+        raise RuntimeError(f"a process of mutants failed: {found['raised']}")
+    return found["returned"]

@@ -85,8 +85,10 @@ def test_round_robin_uses_one_window():
         ([Block(0, 17, 2), Block(29, 17, 2)], False),  # so is the last
         ([Block(1, 17, 2), Block(30, 17, 2)], False),  # and the first
         ([Block(0, 17, 2), Block(31, 17, 2)], False),  # leaves the bank
-        ([Block(-1, 18, 2), Block(30, 17, 2)], False),
-        ([Block(0, 30, 2), Block(17, 13, 2)], False),  # templates with a gap between them
+        ([Block(-1, 17, 2), Block(30, 17, 2)], False),
+        ([Block(0, 30, 2), Block(17, 30, 2)], False),  # templates with a gap between them
+        ([Block(0, -1, 2), Block(13, 17, 3)], False),  # the second before the bank
+        ([Block(0, 17, 3), Block(47, 5, 1)], True),  # the stride of one template is none
         ([Block(0, 0, 0), Block(30, 17, 2)], True),
     ],
 )
