@@ -3,6 +3,7 @@
 #
 #   make demo [DEMO_FLAGS=--quick]      make test [PYTEST_FLAGS='-m pure']
 #   make soak [SOAK_FLAGS='plans --n 1000']     make docs
+#   make coverage [PYTEST_FLAGS='-n 2']         make mutants [MUTANTS_FLAGS='npas/budget.py']
 #   PYTHON=python3.12 chooses the interpreter, VENV=path the place of the environment.
 
 PYTHON ?= python3
@@ -10,9 +11,10 @@ VENV ?= .venv
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
 SOAK_FLAGS ?=
+MUTANTS_FLAGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs soak clean
+.PHONY: demo test coverage lint docs soak mutants clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -21,6 +23,14 @@ demo: $(VENV)/.installed-plot
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+# The tests again, and which branches of npas/ none of them takes.
+coverage: $(VENV)/.installed-dev
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	$(BIN)/python -m coverage run -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -34,6 +44,10 @@ docs: $(VENV)/.installed-docs
 # Hours; what was done stays in build/soak.jsonl, and the same command goes on.
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.soak $(SOAK_FLAGS)
+
+# Changes of the planner that no test notices. What was done stays in build/mutants.jsonl.
+mutants: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.mutants $(MUTANTS_FLAGS)
 
 # One stamp a set of extras, so that the demo waits for no linter. pip is the last thing that
 # `venv` puts into an environment: without it the environment is absent or was interrupted.

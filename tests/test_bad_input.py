@@ -746,6 +746,20 @@ def test_a_plan_for_another_model(make: Any, says: list[str]) -> None:
     assert "npas.plan(model, ...)" in str(caught.value)
 
 
+def test_what_is_kept_has_to_train_as_planned() -> None:
+    plan = npas.plan(Mlp(), "50%", groups="single")
+    frozen = Mlp()
+    frozen.get_parameter("norm.weight").requires_grad_(False)
+    frozen.get_parameter("first.weight").requires_grad_(False)
+    with pytest.raises(PlanError, match=r"first\.weight is frozen, planned trainable") as caught:
+        npas.compile(frozen, plan=plan)
+    assert "norm.weight is frozen, planned otherwise" in str(caught.value)
+    frozen.get_parameter("first.weight").requires_grad_(True)
+    plan = npas.plan(frozen, "50%", groups="single")
+    with pytest.raises(PlanError, match=r"norm\.weight is trainable, planned otherwise"):
+        npas.compile(Mlp(), plan=plan)
+
+
 def test_a_plan_for_a_tied_model() -> None:
     plan = npas.plan(Tied(), "50%", groups="single")
     model = Mlp()

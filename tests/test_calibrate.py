@@ -339,6 +339,9 @@ def test_where_no_graph_sees_the_operations_modules_are_matched() -> None:
     model, x = Valued(), torch.randn(64, 32)
     with pytest.warns(npas.NpasWarning, match=r"calibrate left cell\.weight_ih, cell\.weight_hh"):
         ssn = npas.compile_(copy.deepcopy(model), "15%", groups="single", calibrate=x)
+    says = "calibrate: the batch does not run through Valued"
+    with pytest.raises(NpasError, match=says):
+        npas.compile_(copy.deepcopy(model), "15%", groups="single", calibrate=x[:, :3])
     assert not any(module._forward_hooks for module in ssn.modules())
     y, z = x, x
     for layer, compiled in zip(model.layers, ssn.layers, strict=True):

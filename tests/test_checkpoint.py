@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import npas
@@ -521,6 +522,27 @@ def test_a_folder_of_the_first_format_loads_and_is_saved_in_this_one(tmp_path: P
     npas.save(loaded, folder)
     files_of(folder)
     assert torch.equal(npas.load(folder, model).eval()(x), loaded(x))
+
+
+def test_what_a_folder_of_the_first_format_may_lack(tmp_path: Path) -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.Linear(8, 4))
+
+    folder = tmp_path / "copy"
+    shutil.copytree(Path(__file__).parent / "golden" / "saved-1", folder)
+    plan = folder / "plan.json"
+    text = plan.read_text(encoding="utf-8")
+    whole = npas.load(folder, model).state_dict()
+    plan.write_text("{}", encoding="utf-8")
+    refused(folder, r"plan\.json: ")
+    plan.write_bytes(b"\xff" + text.encode())
+    refused(folder, r"plan\.json: cannot be read")
+    plan.unlink()
+    found = npas.load(folder, model).state_dict()  # the tensors have a plan with them
+    assert all(torch.equal(found[name], value) for name, value in whole.items())
+    weights = folder / "model.safetensors"
+    save_file(load_file(weights), weights)
+    refused(folder, r"model\.safetensors: not written by this version")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "plan.json"])

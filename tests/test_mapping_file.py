@@ -196,6 +196,8 @@ def test_merge() -> None:
 def test_split_and_pin() -> None:
     split = by_hand().split("one", "a", "c")
     assert split.banks["one"] == ("b.w",) and split.banks["one_split"] == ("a.w", "c.w")
+    again = split.split("one_split", "c", name="one")
+    assert again.banks["one"] == ("b.w",) and again.banks["one_"] == ("c.w",)
     named = by_hand().split("one", "b", name="new")
     assert named.banks["new"] == ("b.w",)
     pinned = by_hand().pin("a", "d", "e")

@@ -225,6 +225,54 @@ def test_an_interrupted_search_goes_on_bit_for_bit(
     assert not path.exists()
 
 
+def test_a_stream_of_unknown_length_is_taken_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    def stream() -> Iterator[torch.Tensor]:
+        yield from Batches()
+
+    found = npas.search(small(), stream(), mean_square, groups=2)
+    assert found.to_json() == find().to_json()
+    with pytest.raises(KeyboardInterrupt):
+        npas.search(small(), stream(), mean_square, groups=2, callbacks=[_stop_after(2)])
+    assert "after step 2; go on" in capsys.readouterr().err
+
+
+def test_a_handler_of_the_users_own_stays() -> None:
+    seen: list[int] = []
+
+    def handler(number: int, frame: Any) -> None:
+        seen.append(number)
+
+    def interrupts(step: SearchStep) -> None:
+        assert signal.getsignal(signal.SIGINT) is handler
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        find(callbacks=[interrupts])
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIGINT] * 8
+
+
+def test_a_long_search_is_saved_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("npas.searching.loop._SECONDS_A_SAVE", -1.0)
+    path = tmp_path / "search.pt"
+    there: list[bool] = []
+
+    def fails_at_the_last(seen: SearchStep) -> None:
+        there.append(path.exists())
+        if seen.step == 8:
+            raise ValueError("lost")
+
+    with pytest.raises(ValueError, match="lost"):
+        find(checkpoint=path, callbacks=[fails_at_the_last])
+    assert there == [False] + [True] * 7
+    steps: list[int] = []
+    resumed = find(checkpoint=path, callbacks=[lambda seen: steps.append(seen.step)])
+    assert resumed.to_json() == find().to_json() and steps == [8]
+
+
 def test_no_more_batches_are_taken_than_steps() -> None:
     stream = iter(list(Batches(5)))
     with torch.no_grad():  # the search's own business
@@ -257,6 +305,37 @@ def test_the_state_of_another_search_is_refused(
     with pytest.raises(CheckpointError, match=says):
         find(checkpoint=path, **changed)
     assert path.read_bytes() == kept
+
+
+def test_a_state_that_was_altered_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "search.pt"
+    with pytest.raises(KeyboardInterrupt):
+        find(checkpoint=path, callbacks=[_stop_after(2)])
+    state = torch.load(path, weights_only=True)
+    for change, says in (
+        ({"npas_search": 0}, "another version"),
+        ({"losses": ["no number"]}, "not the state of this search"),
+        ({"module": {}}, "not the state of this search"),
+        ({"optimizer": {}}, "not the state of this search"),
+    ):
+        torch.save(state | change, path)
+        with pytest.raises(CheckpointError, match=rf"search\.pt: .*{says}"):
+            find(checkpoint=path)
+
+
+def test_a_state_that_cannot_be_written(tmp_path: Path) -> None:
+    beside = tmp_path / ".search.pt.saving"
+    beside.mkdir()  # torch.save raises a RuntimeError
+    with pytest.raises(CheckpointError, match=r"search\.pt: the search cannot be saved"):
+        find(checkpoint=tmp_path / "search.pt", callbacks=[_stop_after(2)])
+    beside.rmdir()
+
+    def in_the_way(seen: SearchStep) -> None:
+        (tmp_path / "search.pt" / "file").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with pytest.raises(CheckpointError, match=r"search\.pt: the search cannot be saved"):
+        find(checkpoint=tmp_path / "search.pt", callbacks=[in_the_way])
 
 
 def test_files_that_are_no_state(tmp_path: Path) -> None:
@@ -407,6 +486,8 @@ def test_frozen_banks_stay_when_the_others_are_clustered_again() -> None:
     again = npas.cluster(mapping.freeze(frozen), 2)
     assert again.banks[frozen] == mapping.banks[frozen] and again.frozen == (frozen,)
     assert len(again.banks) == 3 and set(again.bank_of) == set(mapping.bank_of)
+    with pytest.raises(NpasError, match="every bank of the mapping is frozen"):
+        npas.cluster(mapping.freeze(*mapping.banks), 2)
 
 
 def _loss(value: Any) -> Callable[..., Any]:
@@ -462,6 +543,13 @@ def test_what_is_wrong_is_said(options: dict[str, Any], says: str) -> None:
         npas.search(
             arguments.pop("model"), arguments.pop("batches"), arguments.pop("loss_fn"), **arguments
         )
+
+
+def test_a_model_with_the_name_of_the_bank() -> None:
+    model = small()
+    model.npas = nn.Identity()
+    with pytest.raises(NpasError, match="attribute 'npas'"):
+        npas.search(model, Batches(), mean_square, groups=2)
 
 
 def test_weights_that_are_not_finite_are_named() -> None:

@@ -168,7 +168,7 @@ def _is_near(expected: "_Outcome", found: "_Outcome") -> bool:
             return False
         if value.is_floating_point() and value.numel():
             loose = _LOOSE.get(value.dtype, _LOOSE_HALF)
-            scale = loose * float(value.detach().abs().max())
+            scale = loose * _largest(value)
             if not torch.allclose(value, other, rtol=loose, atol=scale, equal_nan=True):
                 return False
     return True
@@ -229,8 +229,11 @@ def _run(
         f"output {i}": value for i, value in enumerate(outputs) if isinstance(value, torch.Tensor)
     }
     found |= {f"buffer {n}": b for n, b in root.named_buffers() if not n.startswith("npas.")}
+    # What is masked with an infinity takes part in no gradient, which would be NaN everywhere.
     losses = [
-        t.float().square().mean() for t in found.values() if t is not None and t.requires_grad
+        t.float().nan_to_num(0, 0, 0).square().mean()
+        for t in found.values()
+        if t is not None and t.requires_grad
     ]
     wanted = {n: p for n, p in root.named_parameters() if p.requires_grad}
     if losses and wanted:
@@ -258,8 +261,7 @@ def _refuse_changes(model: nn.Module, parameters: Mapping[int, nn.Parameter]) ->
     for name, parameter in model.named_parameters():
         run = parameters[id(parameter)]
         # A write through .data does not count as a new version.
-        same = (run == parameter) | ((run != run) & (parameter != parameter))
-        if run._version or not bool(same.all()):
+        if run._version or not _is_equal(run, parameter):
             raise NpasError(
                 f"{name} is changed in place by {type(model).__name__}.forward; a weight that is "
                 "generated cannot be. Move the change out of forward, or leave the weight out with "
@@ -279,11 +281,11 @@ def _same(expected: _Outcome, found: _Outcome, front_end: str, mode: bool, *, ex
             same = value is other
         elif value.shape != other.shape or value.dtype != other.dtype:
             same = False
-        elif torch.equal(value, other):
+        elif _is_equal(value, other):
             continue
         else:
             equal = False
-            scale = float(value.detach().abs().max()) if value.is_floating_point() else 0.0
+            scale = _largest(value) if value.is_floating_point() else 0.0
             rounds = value.is_floating_point() and not (exact and name.startswith("output"))
             same = rounds and torch.allclose(
                 value, other, rtol=_RELATIVE, atol=_RELATIVE * scale, equal_nan=True
@@ -291,3 +293,16 @@ def _same(expected: _Outcome, found: _Outcome, front_end: str, mode: bool, *, ex
         if not same:
             raise TraceError(f"the graph of {front_end} gives another {name} in {where}")
     return equal
+
+
+def _is_equal(value: torch.Tensor, other: torch.Tensor) -> bool:
+    """Tell whether tensors of one shape have the same values, where NaN is one."""
+    if torch.equal(value, other):
+        return True
+    both_nan = (value != value) & (other != other)
+    return bool(both_nan.any()) and bool(((value == other) | both_nan).all())
+
+
+def _largest(value: torch.Tensor) -> float:
+    """Return the largest magnitude of what is finite: masked logits are -inf."""
+    return float(value.detach().abs().nan_to_num(0, 0, 0).max())

@@ -96,7 +96,7 @@ def save_state(
     try:
         torch.save(state, beside)
         os.replace(beside, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter from torch.save, of files and disks too
         raise CheckpointError(f"{path}: the search cannot be saved ({error})") from error
 
 

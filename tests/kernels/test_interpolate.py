@@ -54,9 +54,11 @@ class TestInterpolate(OpTests):
 
 
 def test_grids_hold_the_bank_and_fit_the_weight() -> None:
-    for rows in (1, 2, 15, 64):
+    assert grid_of(9_020, 10, 1_000) == (10, 902)  # 9 rows of the weight's proportions hold 9,000
+    for rows in (1, 2, 10, 15, 64):
         for cols in (1, 3, 63, 576):
-            for bank in {1, 2, 7, rows, cols, rows * cols // 3, rows * cols - 1, rows * cols}:
+            sizes = {1, 2, 7, rows, cols, rows * cols // 3, rows * cols - 1, rows * cols}
+            for bank in sizes | {rows * cols * 902 // 1_000}:
                 if 0 < bank <= rows * cols:
                     r, c = grid_of(bank, rows, cols)
                     assert 1 <= r <= rows and 1 <= c <= cols and bank <= r * c

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from npas.errors import BudgetError
-from npas.passes.allocate import allocate, choose_k, largest, smallest
+from npas.passes.allocate import allocate, allocate_around, choose_k, largest, smallest
 from npas.passes.demand import Block, Demand
 from tests.passes.fuzz_allocate import bank_problems, random_demands, run
 
@@ -76,6 +76,38 @@ def test_smallest_is_the_true_minimum(n: int, scale: bool):
     demands = [replace(demand(n), scale=scale)]
     assert smallest(demands) == min(costs)
     assert spent(demands, min(costs)) == min(costs)
+
+
+def test_banks_of_given_sizes_keep_them():
+    demands = [demand(100), demand(400, 1), demand(300, 1), demand(1000, 2)]
+    first, rest, last = allocate_around(demands, 1_400, {0: 250, 2: 500})
+    assert (first.size, last.size) == (250, 500)
+    costs = [bank.cost.total for bank in (first, rest, last)]
+    assert costs[0] == 253 and costs[2] == 509  # coefficients, a mask
+    assert 0.99 * (1_400 - 253 - 509) < costs[1] <= 1_400 - 253 - 509
+    assert not bank_problems(demands, [first, rest, last], 1_400)
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {0: 401, 2: 302},  # more than the templates of a layer, and no whole strides
+        {0: 100, 1: 220, 2: 100},  # no other is there to spend the rest
+        {0: 390},  # too little is left
+        {0: 10, 2: 10},  # more than the other can use
+    ],
+)
+def test_sizes_that_cannot_be_kept_are_not(kept: dict[int, int]):
+    demands = [demand(100), demand(100, 1), demand(100, 2)]
+    available = 420 if kept != {0: 10, 2: 10} else 600
+    assert allocate_around(demands, available, kept) == allocate(demands, available)
+
+
+def test_one_size_of_two_that_can_be_kept():
+    demands = [demand(100), demand(100, 1), demand(100, 2)]
+    found = allocate_around(demands, 420, {0: 401, 2: 110})
+    assert found[2].size == 110 and 400 < sum(bank.cost.total for bank in found) <= 420
+    assert not bank_problems(demands, found, 420)
 
 
 def test_more_than_the_largest_uses_the_largest():

@@ -10,7 +10,7 @@ from npas.passes.demand import (
     is_ordinary,
     mask_elements,
 )
-from npas.passes.layout import masks_of, place
+from npas.passes.layout import Layers, masks_of, place
 from tests.passes.fuzz_allocate import mask_use
 
 pytestmark = pytest.mark.pure
@@ -66,6 +66,12 @@ def test_the_end_of_the_bank_is_aligned():
     assert all(b.base % 16 == 0 and b.stride % 16 == 0 for b in blocks[:3])
 
 
+def test_a_stride_is_aligned_where_other_layers_cover_the_rest():
+    assert place([demand(4096), demand(2048, k=1)], 8101) == [Block(5, 4000, 2), Block(0, 0, 1)]
+    assert place([demand(4096), demand(5, k=1)], 8101) == [Block(5, 4000, 2), Block(0, 0, 1)]
+    assert place([demand(4096), demand(4, k=1)], 8101) == [Block(0, 4005, 2), Block(0, 0, 1)]
+
+
 def test_round_robin_uses_one_window():
     blocks = place([demand(32, "rr"), demand(32, "rr"), demand(32, "rr")], 96)
     assert blocks == [Block(64, 0, 1), Block(0, 0, 1), Block(32, 0, 1)]
@@ -79,8 +85,10 @@ def test_round_robin_uses_one_window():
         ([Block(0, 17, 2), Block(29, 17, 2)], False),  # so is the last
         ([Block(1, 17, 2), Block(30, 17, 2)], False),  # and the first
         ([Block(0, 17, 2), Block(31, 17, 2)], False),  # leaves the bank
-        ([Block(-1, 18, 2), Block(30, 17, 2)], False),
-        ([Block(0, 30, 2), Block(17, 13, 2)], False),  # templates with a gap between them
+        ([Block(-1, 17, 2), Block(30, 17, 2)], False),
+        ([Block(0, 30, 2), Block(17, 30, 2)], False),  # templates with a gap between them
+        ([Block(0, -1, 2), Block(13, 17, 3)], False),  # the second before the bank
+        ([Block(0, 17, 3), Block(47, 5, 1)], True),  # the stride of one template is none
         ([Block(0, 0, 0), Block(30, 17, 2)], True),
     ],
 )
@@ -166,3 +174,66 @@ def test_placements_cover_and_stay_inside(rows: list[tuple[int, int, int]], shar
         assert block.k <= d.k and (block.k == 0) == (d.n > n_bank)
         assert (block.stride == 0) == (block.k <= 1)
     assert place(demands, cap) and place(demands, cap + 1) is None
+
+
+def settled(demands: list[Demand], size: int) -> int:
+    """Return what a bank of this size shrinks to."""
+    layers = Layers.of(demands)
+    return int(layers.settle(np.array([size]), layers.limit).size[0])
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "shrunk"),
+    [
+        ([(100, 4)], 302, 301),
+        ([(53, 6)], 271, 268),
+        ([(6, 5)], 28, 26),
+        ([(50, 6), (1, 1)], 254, 251),  # the limit of the other layer is its one element
+        ([(50, 6), (1, 1)], 256, 256),
+        # From 16 * 4096 elements a gap on, the stride that it shrinks to is aligned.
+        ([(65_536, 4)], 3 * 65_536 + 2, 3 * 65_536),
+        ([(65_536, 3)], 65_536 + 2 * 65_535 - 1, 65_536 + 2 * 65_520),
+        ([(65_536, 3)], 65_536 + 2 * 65_535, 65_536 + 2 * 65_535),  # it need not shrink
+        ([(60_001, 3)], 2 * 16 * 4096, 60_001 + 2 * 35_520),
+        ([(40_000, 4)], 40_000 + 3 * 30_001 + 1, 40_000 + 3 * 30_001),
+        ([(200_000, 37), (17, 1), (1, 1)], 6_402_138, 200_000 + 16 + 32 * 193_808 + 0),
+    ],
+)
+def test_a_bank_shrinks_to_what_whole_strides_cover(
+    rows: list[tuple[int, int]], size: int, shrunk: int
+):
+    assert settled([demand(n, k=k) for n, k in rows], size) == shrunk
+
+
+small_layers = st.lists(
+    st.tuples(st.integers(1, 60).filter(lambda n: n % 16), st.integers(1, 6)),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(small_layers, st.floats(0, 1))
+def test_a_small_bank_shrinks_no_more_than_it_must(rows: list[tuple[int, int]], share: float):
+    demands = [demand(n, k=k) for n, k in rows]
+    size = max(1, round(share * sum(n * k for n, k in rows)))
+    assert settled(demands, size) == next(n for n in range(size, 0, -1) if place(demands, n))
+
+
+@given(
+    st.sampled_from((4096, 65_536, 70_000, 70_001, 200_000)),
+    st.integers(2, 40),
+    st.lists(st.sampled_from((1, 3, 16, 17, 48, 100)), max_size=2),
+    st.floats(0.05, 1),
+)
+def test_a_large_bank_shrinks_to_aligned_strides(n: int, k: int, rest: list[int], share: float):
+    demands = [demand(n, k=k), *(demand(m, k=1) for m in rest)]
+    size = int(share * (n * k + sum(rest)))
+    shrunk = settled(demands, size)
+    blocks = place(demands, shrunk)
+    assert blocks is not None
+    block, gaps = blocks[0], max(0, blocks[0].k - 1)
+    if size >= gaps * 16 * 4096:
+        assert size - shrunk < 16 * (gaps + 1)
+        assert shrunk == size or block.stride % 16 == block.base % 16 == 0
+    else:
+        assert size - shrunk <= gaps

@@ -64,7 +64,54 @@ def test_strides_are_whole_where_they_are_not_aligned() -> None:
     assert found is not None and found[0].blocks == (Block(0, 2_001, 2),) * 2
 
 
+def test_all_that_is_shared_has_as_many_templates() -> None:
+    """Shares of the weights would give the first bank 19,000 elements, and this one 5,000."""
+    found = allocate_templates(demands((3_000,) * 12, (1_000,) * 6), 24_108)
+    assert found is not None and [bank.size for bank in found] == [18_000, 6_000]
+    net = demands((5_000,), (2_000,) * 4, (1_000,) * 12)
+    found = allocate_templates(net, 14_048)
+    assert found is not None and [bank.size for bank in found] == [5_000, 6_000, 3_000]
+
+
+def test_what_is_left_goes_to_the_banks_of_the_largest_layers() -> None:
+    found = allocate_templates(demands((1_000,) * 2, (2_000,) * 4), 5_008)
+    assert found is not None and [bank.size for bank in found] == [1_000, 4_000]
+    found = allocate_templates(demands((1_000,) * 6, (2_000,) * 6), 11_042)
+    assert found is not None and [bank.size for bank in found] == [3_000, 8_000]
+
+
+def test_layers_of_several_sizes_take_no_whole_templates_from_others() -> None:
+    net = demands((3_000, 100), (1_000,) * 4)
+    found = allocate_templates(net, 8_516)
+    assert found is not None and found[0].size >= 3_000 and found[1].size >= 4_000
+    assert not bank_problems(net, found, 8_516)
+
+
+def test_round_robin_has_one_template_a_layer() -> None:
+    asked = [replace(demand, downsample="rr") for demand in demands((1_000,) * 3, (500,))]
+    for available in (1_500, 2_500, 3_000, 3_500):
+        found = allocate_templates(asked, available)
+        assert found is not None and found[1].size == 500
+        assert not bank_problems(asked, found, available)
+        assert {block.k for bank in found for block in bank.blocks} == {1}
+
+
+def test_what_may_be_left_is_one_in_a_thousand() -> None:
+    # A layer that shares nothing cannot use more than its size.
+    assert allocate_templates(demands((999,)), 1_000) is not None
+    assert allocate_templates(demands((998,)), 999) is None
+
+
+def test_all_templates_apart_are_the_most() -> None:
+    net = demands((1_000,) * 2)
+    most = largest(net)
+    found = allocate_templates(net, most)
+    assert found is not None and found[0].size == 12_000
+    assert allocate_templates(net, most + 1) is None
+
+
 def test_what_it_leaves_to_the_general_allocation() -> None:
+    assert allocate_templates(demands((2_000, 2_000), scale=True), 1_999) is None
     assert allocate_templates(NET, 7_999) is None
     assert allocate_templates(NET, 10**6) is None
     assert allocate_templates(demands((10,), (20,)), 31) is None

@@ -1,0 +1,177 @@
+"""What counts as the same output, and what is said where it is not."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import npas
+from npas import NpasError, TraceError
+from npas.passes.trace import trace
+from npas.passes.verify import _is_near, _same, compare, copies, steady
+
+pytestmark = pytest.mark.pure
+
+INF, NAN = float("inf"), float("nan")
+
+
+def same(value: Any, other: Any, name: str = "output 0", *, exact: bool = False) -> bool:
+    tensors = [v if isinstance(v, torch.Tensor | None) else torch.tensor(v) for v in (value, other)]
+    return _same({name: tensors[0]}, {name: tensors[1]}, "fx", True, exact=exact)
+
+
+@pytest.mark.parametrize(
+    ("value", "other", "equal"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], True),
+        ([1.0, 2.0], [1.0, 2.0003], False),
+        ([0.0, 2.0], [1.9e-4, 2.0], False),  # within 1e-4 of the largest
+        ([NAN, INF, 1.0], [NAN, INF, 1.0], True),
+        ([NAN, INF, 1.0], [NAN, INF, 1.0001], False),
+        ([-INF, 1.0], [-INF, 1.0001], False),
+        ([3, 4], [3, 4], True),
+        (None, None, True),
+        (torch.zeros(0, 3), torch.zeros(0, 3), True),
+    ],
+)
+def test_what_is_the_same(value: Any, other: Any, equal: bool) -> None:
+    assert same(value, other) is equal
+
+
+@pytest.mark.parametrize(
+    ("value", "other"),
+    [
+        ([1.0, 2.0], [1.0, 2.0005]),
+        ([0.0, 2.0], [2.1e-4, 2.0]),
+        ([-INF, 1.0], [-INF, 2.0]),
+        ([-INF, 1.0], [-3.0, 1.0]),
+        ([NAN, 1.0], [NAN, 1.1]),
+        ([NAN, 1.0], [0.0, 1.0]),
+        ([100_000, 4], [100_001, 4]),
+        (None, [1.0]),
+        ([1.0], None),
+        ([1.0], [[1.0]]),
+        ([1.0, 1.0], [1.0]),
+        ([1.0], torch.ones(1, dtype=torch.float64)),
+        (torch.zeros(0, 3), torch.zeros(0, 4)),
+    ],
+)
+def test_what_is_not(value: Any, other: Any) -> None:
+    with pytest.raises(TraceError, match="the graph of fx gives another output 0 in training"):
+        same(value, other)
+    with pytest.raises(TraceError, match="the graph of fx returns something else in training"):
+        _same({"output 0": None}, {"output 1": None}, "fx", True, exact=False)
+
+
+def test_outputs_may_have_to_be_equal_where_gradients_need_not() -> None:
+    assert same([1.0], [1.00005], "gradient of 0.weight", exact=True) is False
+    with pytest.raises(TraceError, match="another output 0"):
+        same([1.0], [1.00005], exact=True)
+
+
+def test_what_generated_weights_may_differ_by() -> None:
+    def near(value: Any, other: Any, dtype: torch.dtype = torch.float32) -> bool:
+        pair = [torch.tensor(v, dtype=dtype) for v in (value, other)]
+        return _is_near({"output 0": pair[0]}, {"output 0": pair[1]})
+
+    assert near([0.0, 2.0], [1.9e-3, 2.0]) and not near([0.0, 2.0], [2.1e-3, 2.0])
+    assert near([0.0, 2.0], [1.9e-3, 2.0], torch.float64)
+    assert near([0.0, 2.0], [0.039, 2.0], torch.bfloat16)
+    assert not near([0.0, 2.0], [0.041, 2.0], torch.bfloat16)
+    assert near([1, 2], [3, 4], torch.int64)  # indices may differ where scores are alike
+    assert near([], []) and not near([], [1.0]) and not near([1.0], [[1.0]])
+    assert near([-INF, 1.0], [-INF, 1.0005]) and not near([-INF, 1.0], [-INF, 2.0])
+    assert near([NAN, 1.0], [NAN, 1.0005]) and not near([NAN, 1.0], [1.0, 1.0])
+    assert not _is_near({"output 0": torch.ones(1)}, {})
+
+
+class Masked(nn.Module):
+    """Logits of which some are masked, as decoders and pointers have them."""
+
+    def __init__(self, mask: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
+        self.register_buffer("mask", torch.where(torch.arange(8) > 5, mask, 0.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x) + self.mask
+
+
+@pytest.mark.parametrize("frontend", ["auto", "fx", "export", "opaque"])
+@pytest.mark.parametrize("mask", [-INF, NAN])
+def test_outputs_that_are_not_finite(mask: float, frontend: str) -> None:
+    torch.manual_seed(0)
+    model, x = Masked(mask), torch.randn(2, 8)
+    ssn = npas.compile(model, "50%", groups="single", example_inputs=(x,), frontend=frontend)
+    assert npas.report(ssn).front_end == (frontend if frontend != "auto" else "fx")
+    found = ssn(x)
+    assert bool(found[:, :6].isfinite().all()) and not bool(found[:, 6:].isfinite().any())
+
+
+def test_a_wrong_graph_is_found_behind_a_mask() -> None:
+    class Half(Masked):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) / 2
+
+    model, x = Masked(-INF), torch.randn(2, 8)
+    assert "bit for bit" in compare(model, trace(Masked(-INF)), (x,), {})
+    with pytest.raises(TraceError, match="gives another output 0"):
+        compare(model, trace(Half(-INF)), (x,), {})
+
+
+def test_gradients_are_compared_behind_a_mask() -> None:
+    class Detached(Masked):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layers[2](self.layers[1](self.layers[0](x).detach())) + self.mask
+
+    model, x = Masked(-INF), torch.randn(2, 8)
+    with pytest.raises(TraceError, match=r"gives another gradient of layers\.0\.weight"):
+        compare(model, trace(Detached(-INF)), (x,), {})
+
+
+def test_inputs_are_copied_and_what_was_one_stays_one() -> None:
+    x, y = torch.ones(2), torch.ones(2, requires_grad=True)
+    given = copies({"a": x, "b": [x, y], "c": 3})
+    assert given["a"] is given["b"][0] is not x and given["c"] == 3
+    assert given["b"][1] is not y and given["b"][1].is_leaf
+    assert [given["a"].requires_grad, given["b"][1].requires_grad] == [False, True]
+    assert torch.equal(given["b"][1], y)
+
+
+def test_no_generator_moves() -> None:
+    def states() -> list[Any]:
+        numbers: Any = np.random.get_state()
+        return [random.getstate(), numbers[1].tolist(), torch.get_rng_state().tolist()]
+
+    model = nn.Linear(2, 2)
+    before = states()
+    with pytest.raises(ValueError, match="inside"), steady(model):
+        assert random.random() + np.random.rand() + float(torch.rand(1)) > 0
+        assert all(a != b for a, b in zip(states(), before, strict=True))
+        raise ValueError("inside")
+    assert states() == before
+
+
+def test_weights_that_forward_changes() -> None:
+    class Counts(nn.Module):
+        def __init__(self, change: Callable[[Any], object]) -> None:
+            super().__init__()
+            self.fc, self.change = nn.Linear(2, 2), change
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                self.change(self.fc.weight)
+            return self.fc(x)
+
+    x = torch.ones(1, 2)
+    for change in (lambda w: w.mul_(2), lambda w: w.data.mul_(2), lambda w: w.mul_(1)):
+        with pytest.raises(NpasError, match=r"fc\.weight is changed in place by Counts\.forward"):
+            compare(Counts(change), None, (x,), {})
+    nans = Counts(lambda w: None)
+    with torch.no_grad():
+        nans.fc.weight[0, 0] = NAN
+    assert compare(nans, None, (x,), {}) == "the original's own forward"
