@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import nn
 
 import npas
+from npas import completion
 from npas.errors import BudgetError, NpasError, PlanError, TraceError
 from npas.mapping import Mapping
 from npas.model_source import ModelError, load_model, load_search, parse_input
@@ -261,6 +262,24 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Completion(argparse.Action):
+    """Prints a shell's completion script, and exits."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Print and exit."""
+        try:
+            print(completion.script(_parser(), values))
+        except NpasError as error:
+            parser.error(str(error))
+        parser.exit()
+
+
 def _kwargs(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
@@ -287,6 +306,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="npas", description="Fit a network to a parameter budget by sharing parameters."
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="versions of what is installed")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        choices=completion.SHELLS,
+        action=_Completion,
+        help=f"a script that completes npas in a shell: {', '.join(completion.SHELLS)}",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     plan = commands.add_parser("plan", help="decide which layers share which parameters")

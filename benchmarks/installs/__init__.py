@@ -1,0 +1,1 @@
+"""Fresh environments: what installs, with which versions, and whether npas works there."""
