@@ -746,6 +746,19 @@ def test_a_plan_for_another_model(make: Any, says: list[str]) -> None:
     assert "npas.plan(model, ...)" in str(caught.value)
 
 
+@pytest.mark.parametrize("n", [8, 9, 11])
+def test_of_what_differs_eight_are_listed(n: int) -> None:
+    plan = npas.plan(Mlp(), "50%", groups="single")
+    model = Mlp()
+    for parameter in list(model.parameters())[:n]:
+        parameter.requires_grad_(False)
+    with pytest.raises(PlanError, match="another model") as caught:
+        npas.compile(model, plan=plan)
+    assert str(caught.value).count("planned ") == 8
+    assert (f" and {n - 8} more. Plan again" in str(caught.value)) == (n > 8)
+    assert " more" in str(caught.value) or n == 8
+
+
 def test_what_is_kept_has_to_train_as_planned() -> None:
     plan = npas.plan(Mlp(), "50%", groups="single")
     frozen = Mlp()

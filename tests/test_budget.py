@@ -269,3 +269,8 @@ def test_floats_resolve_or_are_refused(share: float, n_dense: int) -> None:
         return
     assert found is not None
     assert 1 <= found <= share * n_dense * (1 + 1e-9) + 1e-6
+
+
+def test_rounding_gives_no_parameter_more() -> None:
+    assert parse_budget("0.0049999965k").n_params == 4
+    assert parse_budget("0.00499999999999k").n_params == 5  # within what a float has lost

@@ -110,6 +110,10 @@ def test_one_size_of_two_that_can_be_kept():
     assert not bank_problems(demands, found, 420)
 
 
+def test_a_bank_that_took_a_step_may_take_what_is_left():
+    assert spent([demand(76, bank, "emb") for bank in range(3)], 321) == 321
+
+
 def test_more_than_the_largest_uses_the_largest():
     demands = [demand(100), demand(30), demand(50, 1, "emb"), demand(70, 2, "rr")]
     most = 4 * 130 + 8 + 4 * 50 + 24 + 25 * 4 + 70

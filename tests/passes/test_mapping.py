@@ -3,6 +3,7 @@ from itertools import pairwise
 from typing import Any
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from npas.errors import NpasError, PlanError
 from npas.mapping import Mapping
 from npas.passes.blocks import op_graph
 from npas.passes.collect import WeightOp, collect
-from npas.passes.mapping import STRATEGIES, MapRequest, map_layers
+from npas.passes.mapping import STRATEGIES, MapRequest, _features, map_layers, merge_starved
 from npas.passes.trace import trace
 
 pytestmark = pytest.mark.pure
@@ -114,6 +115,14 @@ def test_soft_sharing_tells_shapes_apart() -> None:
         tuple(f"{b}.2.weight" for b in range(4)),
         ("4.weight",),
     ]
+    assert found.reasons["b0"] == "all of shape 9x6 in 4 repeated blocks (repetition 1)"
+
+
+def test_soft_sharing_has_as_many_templates_as_layers() -> None:
+    blocks = [nn.Sequential(nn.Linear(16, 16, bias=False), nn.ReLU()) for _ in range(6)]
+    plan = npas.plan(nn.Sequential(*blocks), 6 * 256 + 6 * 6, groups="soft_sharing")
+    assert [bank.size for bank in plan.banks] == [6 * 256]
+    assert {(layer.base, layer.stride, layer.k) for layer in plan.layers} == {(0, 256, 6)}
 
 
 class TwoRoles(nn.Module):
@@ -140,7 +149,9 @@ def test_repeated() -> None:
         "b1": tuple(f"{i}.2.weight" for i in (1, 2, 3)),
         "b2": ("0.weight",),
     }
-    assert "repeats 3 times" in found.reasons["b0"]
+    assert [found.reasons[bank] for bank in ("b0", "b1")] == [
+        f"weight {place} of a block that repeats 3 times (repetition 1)" for place in (1, 2)
+    ]
     assert found.reasons["b2"] == "in no repeated block: its own bank"
 
 
@@ -212,6 +223,40 @@ def upsampled_without_need(asked: MapRequest, mapping: Mapping) -> list[str]:
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.35, 0.75])
+def merged(clusters: list[tuple[float, int, int]], share: float) -> list[int]:
+    """Return where clusters go, each of (place, layers, size of a layer)."""
+    labels = np.repeat(np.arange(len(clusters)), [count for _, count, _ in clusters])
+    features = np.array([[place] for place, count, _ in clusters for _ in range(count)])
+    sizes = np.array([size for _, count, size in clusters for _ in range(count)])
+    found = merge_starved(labels, features, sizes, share)
+    assert [len(set(found[labels == i])) for i in range(len(clusters))] == [1] * len(clusters)
+    return [int(found[labels == i][0]) for i in range(len(clusters))]
+
+
+def test_what_has_room_for_its_templates_stays() -> None:
+    assert merged([(0, 4, 10), (1, 4, 10)], 1.0) == [0, 1]
+    assert merged([(0, 4, 10), (1, 3, 10)], 1.0) == [0, 0]
+    # One bank for all has room for one of the first and three of the others.
+    assert merged([(0, 1, 10), (1, 2, 5)], 0.9) == [1, 1]
+    assert merged([(0, 1, 10)], 0.1) == [0]
+
+
+def test_a_starved_cluster_goes_to_the_nearest() -> None:
+    assert merged([(0, 1, 10), (1, 40, 10), (-5, 4, 10)], 1.0) == [1, 1, 2]
+    assert merged([(0, 1, 10), (-1, 40, 10), (5, 4, 10)], 1.0) == [1, 1, 2]
+
+
+def test_the_smallest_starved_cluster_goes_first() -> None:
+    """The other way round, the first would end in the last."""
+    assert merged([(0, 1, 10), (1, 1, 20), (1.5, 40, 10), (-1.2, 40, 10)], 1.0) == [2, 2, 2, 3]
+
+
+def test_what_layers_are_compared_by() -> None:
+    found = _features(made_up([(4, 8), (16, 8)]).weights)
+    # Elements, outputs, depth and role tell them apart; inputs, positions and kind are the same.
+    assert found.tolist() == [[-1, -1, 0, 0, -1, 1, 1, 0], [1, 1, 0, 0, 1, 1, 0, 1]]
+
+
 def test_auto_upsamples_no_layer_that_need_not_be(share: float) -> None:
     for seed in range(8):
         asked = made_up(shapes_at(seed), share=share)
