@@ -1,11 +1,10 @@
 """The page of a plan in a real browser: used, and attacked. Skipped where there is none."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.browser import Tab, browser, find_browser
+from benchmarks.browser import Tab, find_browser
 from npas.html import report_html
 from npas.plan import Plan
 from tests.html_plans import HOSTILE, hostile_plan, large_plan, layer, plan_of
@@ -16,14 +15,6 @@ pytestmark = [
 ]
 ROWS = "document.querySelectorAll('#layers-rows tbody tr')"
 PAGER = "document.querySelector('#layers-rows .pages-said').textContent"
-
-
-@pytest.fixture(scope="module")
-def tab() -> Iterator[Tab]:
-    path = find_browser()
-    assert path is not None
-    with browser(path) as found:
-        yield found
 
 
 def show(tab: Tab, folder: Path, plan: Plan, against: Plan | None = None) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from benchmarks.browser import Tab, browser, find_browser
+from benchmarks.browser import Tab, find_browser
 from npas.html import report_html
 from npas.plan import Plan
 from tests.html_plans import HOSTILE, hostile_plan, large_plan, layer, plan_of
@@ -22,14 +22,6 @@ ROWS = "document.querySelectorAll('#layers-rows tbody tr')"
 NAMES = f"[...{ROWS}].map(row => row.querySelector('.pick').textContent)"
 PINNED = "document.querySelector('#details.pinned h3')?.textContent"
 WIDTHS = (320, 390, 760, 761, 1000, 1001, 1024, 1279, 1280, 1600)
-
-
-@pytest.fixture(scope="module")
-def tab() -> Iterator[Tab]:
-    path = find_browser()
-    assert path is not None
-    with browser(path) as found:
-        yield found
 
 
 @pytest.fixture
