@@ -222,7 +222,6 @@ def upsampled_without_need(asked: MapRequest, mapping: Mapping) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("share", [0.02, 0.1, 0.35, 0.75])
 def merged(clusters: list[tuple[float, int, int]], share: float) -> list[int]:
     """Return where clusters go, each of (place, layers, size of a layer)."""
     labels = np.repeat(np.arange(len(clusters)), [count for _, count, _ in clusters])
@@ -257,6 +256,7 @@ def test_what_layers_are_compared_by() -> None:
     assert found.tolist() == [[-1, -1, 0, 0, -1, 1, 1, 0], [1, 1, 0, 0, 1, 1, 0, 1]]
 
 
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.35, 0.75])
 def test_auto_upsamples_no_layer_that_need_not_be(share: float) -> None:
     for seed in range(8):
         asked = made_up(shapes_at(seed), share=share)
