@@ -273,4 +273,14 @@ def test_floats_resolve_or_are_refused(share: float, n_dense: int) -> None:
 
 def test_rounding_gives_no_parameter_more() -> None:
     assert parse_budget("0.0049999965k").n_params == 4
+    assert parse_budget("1.001G").n_params == 1_001_000_000  # 1000999999.9999999 as a float
     assert parse_budget("0.00499999999999k").n_params == 5  # within what a float has lost
+
+
+def test_more_than_any_tensor_has() -> None:
+    assert parse_budget(2**63 - 1).n_params == 2**63 - 1
+    for text in (2**63, "1e18G", "9223372036854775808", "1e10GiB"):
+        with pytest.raises(BudgetError, match="finite number above zero"):
+            parse_budget(text)
+    with pytest.raises(BudgetError, match="finite number above zero"):
+        parse_budget("1e18x").resolve(10**6, 4)
