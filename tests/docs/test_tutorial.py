@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import rich
 
 from tests.docs.pages import ROOT
 
@@ -31,7 +32,7 @@ def test_blocks_print_what_stands_below_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "110")
+    monkeypatch.setattr(rich.get_console(), "width", 110)  # that an earlier test may have made
     text, _, _ = PAGE.read_text(encoding="utf-8").partition("## Train\n")
     names: dict[str, object] = {"__name__": "page"}
     n_compared = 0

@@ -138,7 +138,8 @@ def test_a_bank_past_2_to_the_31_elements() -> None:
     accumulate = torch.ops.npas.combine_accumulate
     accumulate(grad, theta, coef, None, big, none, sums[0], "triton")
     accumulate(grad, end, coef, None, small, none, sums[1], "eager")
-    torch.testing.assert_close(sums[0], sums[1])
+    # Sums of 2,048 products, in another order.
+    torch.testing.assert_close(sums[0], sums[1], rtol=1e-5, atol=1e-3)
 
 
 def available_bytes() -> int:

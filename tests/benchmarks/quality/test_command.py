@@ -94,6 +94,7 @@ def test_data_that_are_missing_are_named_before_anything_is_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command.Sources, "of", lambda paths: command.Sources((tmp_path,)))
+    monkeypatch.setattr(command, "COMMITTED", tmp_path / "none.jsonl")  # as if nothing were run
     rows = tmp_path / "rows.jsonl"
     assert command.main(["run", NAME, "--rows", str(rows)]) == 2
     assert "CIFAR-10 is not at" in capsys.readouterr().err
