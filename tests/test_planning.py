@@ -62,6 +62,7 @@ def test_less_than_one_parameter_states_the_smallest(budget: Any) -> None:
     with pytest.raises(BudgetError, match="the smallest usable one is") as caught:
         npas.plan(blocks(3, nn.Linear(16, 4)), budget, groups="own")
     assert caught.value.smallest is not None and caught.value.smallest > 4
+    assert f"({caught.value.smallest / (3 * 256 + 68):.2%} of the model)" in str(caught.value)
 
 
 def test_bytes_are_of_the_widest_weight() -> None:
@@ -84,6 +85,29 @@ def test_a_strategy_that_chooses_takes_one_bank_where_no_more_fit(groups: str) -
     assert len(plan.banks) == 1 and plan.n_params == least
     with pytest.raises(BudgetError):
         npas.plan(model, least, groups=groups, n_banks=4)
+
+
+@pytest.mark.parametrize("groups", ["auto", "random"])
+def test_two_large_layers_among_many_small_ones(groups: str) -> None:
+    """Shares of elements allow three banks; the smallest sizes of two large layers do not."""
+    with torch.device("meta"):
+        small = (nn.Linear(3, 3, bias=False) for _ in range(400))
+        large = nn.Linear(1, 10_000, bias=False), nn.Linear(10_000, 1, bias=False)
+        model = nn.Sequential(*large, *small)
+    plan = npas.plan(model, 708, groups=groups)
+    assert len(plan.banks) == 1 and plan.n_params == 708
+
+
+def test_the_number_of_banks_that_follows_from_no_budget() -> None:
+    """Table 12 of the paper: four groups."""
+    model = nn.Sequential(*(nn.Linear(4 + i, 9 - i // 2) for i in range(12)))
+    assert len(npas.plan(model, "largest").banks) == 4
+
+
+def test_a_bank_that_an_override_makes() -> None:
+    plan = npas.plan(blocks(3), "80%", groups="own", overrides={"1": {"bank": "mine"}})
+    assert plan.bank_by_name["mine"].layers == ("1.0.weight",)
+    assert plan.bank_by_name["mine"].reason == "put together by overrides"
 
 
 def test_templates_by_default() -> None:

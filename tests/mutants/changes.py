@@ -123,6 +123,8 @@ def _below(node: Any, place: _Place) -> Iterator[Mutant]:
                 continue
             inner = place.inside(child)
             for new in _changed(node, field, child, inner.messages):
+                if _shown(new) == _shown(child):
+                    continue  # twice nothing, and `while True`
                 yield Mutant(
                     line=_lines(child).start,
                     lines=(_lines(child), _lines(inner.statement)),

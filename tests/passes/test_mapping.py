@@ -16,7 +16,15 @@ from npas.errors import NpasError, PlanError
 from npas.mapping import Mapping
 from npas.passes.blocks import op_graph
 from npas.passes.collect import WeightOp, collect
-from npas.passes.mapping import STRATEGIES, MapRequest, _features, map_layers, merge_starved
+from npas.passes.mapping import (
+    STRATEGIES,
+    MapRequest,
+    _features,
+    _taps,
+    kmeans,
+    map_layers,
+    merge_starved,
+)
 from npas.passes.trace import trace
 
 pytestmark = pytest.mark.pure
@@ -52,7 +60,7 @@ def test_own() -> None:
     found = map_layers("own", request(mlp(3, 4, 5)))
     assert found.banks == {"b0": ("0.weight",), "b1": ("1.weight",)}
     assert found.source == "own"
-    assert set(found.reasons) == {"b0", "b1"}
+    assert found.reasons == {"b0": "its own bank", "b1": "its own bank"}
 
 
 def test_single() -> None:
@@ -116,6 +124,33 @@ def test_soft_sharing_tells_shapes_apart() -> None:
         ("4.weight",),
     ]
     assert found.reasons["b0"] == "all of shape 9x6 in 4 repeated blocks (repetition 1)"
+    assert found.reasons["b2"] == "in no repeated block: its own bank"
+
+
+class Tied(nn.Module):
+    """Two rows of repeated blocks, all of which call one layer too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+        self.low = nn.ModuleList(nn.Sequential(nn.Linear(6, 2), nn.Linear(2, 6)) for _ in range(3))
+        self.shared = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.wide:
+            x = torch.relu(self.shared(torch.tanh(layer(x))))
+        for block in self.low:
+            x = torch.sigmoid(self.shared(torch.relu(block(x))))
+        return x
+
+
+@pytest.mark.parametrize("strategy", ["repeated", "soft_sharing"])
+def test_a_layer_of_several_blocks_has_one_bank(strategy: str) -> None:
+    asked = request(Tied())
+    found = map_layers(strategy, asked)
+    layers = [layer for bank in found.banks.values() for layer in bank]
+    assert sorted(layers) == sorted(w.name for w in asked.weights) and all(found.banks.values())
+    assert len(layers) == len(set(layers)) == 10
 
 
 def test_soft_sharing_has_as_many_templates_as_layers() -> None:
@@ -238,22 +273,35 @@ def test_what_has_room_for_its_templates_stays() -> None:
     # One bank for all has room for one of the first and three of the others.
     assert merged([(0, 1, 10), (1, 2, 5)], 0.9) == [1, 1]
     assert merged([(0, 1, 10)], 0.1) == [0]
+    # The first is larger than one bank for all: nowhere it would have room.
+    assert merged([(0, 1, 300), (1, 30, 10)], 0.4) == [0, 1]
 
 
 def test_a_starved_cluster_goes_to_the_nearest() -> None:
     assert merged([(0, 1, 10), (1, 40, 10), (-5, 4, 10)], 1.0) == [1, 1, 2]
     assert merged([(0, 1, 10), (-1, 40, 10), (5, 4, 10)], 1.0) == [1, 1, 2]
+    assert merged([(0, 1, 10), (-5, 4, 10), (1, 40, 10)], 1.0) == [2, 1, 2]
+    labels, sizes = np.array([0] + [1] * 4 + [2] * 4), np.full(9, 10)
+    places = np.array([[0, 0]] + [[1, -1]] * 4 + [[0.1, 0.1]] * 4)
+    assert merge_starved(labels, places, sizes, 1.0).tolist() == [2] + [1] * 4 + [2] * 4
 
 
 def test_the_smallest_starved_cluster_goes_first() -> None:
     """The other way round, the first would end in the last."""
     assert merged([(0, 1, 10), (1, 1, 20), (1.5, 40, 10), (-1.2, 40, 10)], 1.0) == [2, 2, 2, 3]
+    assert merged([(1, 1, 20), (0, 1, 10), (1.5, 40, 10), (-1.2, 40, 10)], 1.0) == [2, 2, 2, 3]
+
+
+def test_fewer_points_than_clusters() -> None:
+    assert kmeans(np.zeros((4, 2)), 2, 0).tolist() == [0, 0, 0, 0]  # and no warning
 
 
 def test_what_layers_are_compared_by() -> None:
     found = _features(made_up([(4, 8), (16, 8)]).weights)
     # Elements, outputs, depth and role tell them apart; inputs, positions and kind are the same.
     assert found.tolist() == [[-1, -1, 0, 0, -1, 1, 1, 0], [1, 1, 0, 0, 1, 1, 0, 1]]
+    taps = [_taps(w) for w in made_up([(4, 8), (4, 8, 3, 3), (4, 8, 1), (4, 8, 5)]).weights]
+    assert taps == [1, 9, 1, 5]
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.35, 0.75])
@@ -330,9 +378,17 @@ def test_an_impossible_n_banks(n_banks: Any) -> None:
         map_layers("auto", request(mlp(3, 4, 5, 6), n_banks=n_banks))
 
 
+def test_a_small_budget_has_one_bank_for_all() -> None:
+    found = map_layers("auto", made_up([(8, 8)] * 3 + [(6, 4, 1, 1)] * 2, share=0.02))
+    assert len(found.banks) == 1
+    assert found.reasons["b0"] == "near in shape, kind, depth and role (3 linear, 2 conv)"
+
+
 @pytest.mark.parametrize("groups", ["own", "single", "by_shape", "repeated", {"*": "x"}])
 def test_n_banks_where_the_strategy_decides(groups: Any) -> None:
-    with pytest.raises(NpasError, match="n_banks=2 goes with groups='auto' or 'random'"):
+    shown = groups if isinstance(groups, str) else "dict"
+    says = f"n_banks=2 goes with groups='auto' or 'random'; groups='{shown}' decides"
+    with pytest.raises(NpasError, match=says):
         map_layers(groups, request(mlp(3, 4, 5, 6), n_banks=2))
 
 
