@@ -16,6 +16,10 @@ def demand(n: int, bank: int = 0, downsample: str = "wavg", upsample: str = "mas
     return Demand(n, bank, downsample, upsample, 4, False)
 
 
+def starts_at_zero(n: int, bank: int = 0, downsample: str = "wavg") -> Demand:
+    return replace(demand(n, bank, downsample), scale=True)
+
+
 def spent(demands: list[Demand], available: int) -> int:
     allocation = allocate(demands, available)
     assert not bank_problems(demands, allocation, available)
@@ -110,8 +114,36 @@ def test_one_size_of_two_that_can_be_kept():
     assert not bank_problems(demands, found, 420)
 
 
-def test_a_bank_that_took_a_step_may_take_what_is_left():
-    assert spent([demand(76, bank, "emb") for bank in range(3)], 321) == 321
+@pytest.mark.parametrize(
+    ("demands", "available", "left"),
+    [
+        # A bank that took a step may take what is left.
+        ([demand(76, bank, "emb") for bank in range(3)], 321, 0),
+        # The size that fits exactly.
+        ([starts_at_zero(2953, 1), demand(16), starts_at_zero(130)], 2_085, 0),
+        # What one bank took is what it costs more, and the next gets the rest.
+        (
+            [
+                replace(d, upsample="inter")
+                for d in (starts_at_zero(70, 1), demand(43, 1), demand(680))
+            ],
+            605,
+            0,
+        ),
+        ([demand(1_082_792, 1, "avg"), demand(17, 0, "avg")], 3_742_224, 8),
+        # Sizes beyond the most that fits have fewer templates, if that costs more.
+        ([demand(16, 0, "wavg", "inter"), starts_at_zero(16, 1, "emb")], 95, 11),
+    ],
+)
+def test_the_last_parameters(demands: list[Demand], available: int, left: int):
+    assert available - spent(demands, available) <= left
+
+
+def test_a_limit_that_is_lowered_is_that_of_the_layers_with_most_templates():
+    demands = [*(demand(100) for _ in range(1_000)), demand(100, 0, "rr")]
+    (bank,) = allocate(demands, 1_000)
+    assert (bank.cost.total, bank.size) == (1_000, 200)
+    assert sum(block.k == 2 for block in bank.blocks) == 400
 
 
 def test_more_than_the_largest_uses_the_largest():
