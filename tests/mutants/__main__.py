@@ -1,8 +1,9 @@
 """``python -m tests.mutants [FILE ...]``: change the planner, one line at a time; resumable.
 
-Without a file all of `FILES` are changed. What is done stays in build/mutants.jsonl, and the same
-command goes on; ``--again`` runs what survived once more, after tests were added. ``--write`` makes
-benchmarks/results/mutants.json of it.
+Without a file all of `FILES` are changed, 1,800 mutants in half an hour of one core. What is done
+stays in build/mutants.jsonl, and the same command goes on. A mutant meets the tests that run its
+line, the quick ones first, for `MOST_S` seconds. ``--again --most 90`` runs what survived with more
+of them, or after tests were added, and ``--write`` makes benchmarks/results/mutants.json of it all.
 """
 
 import argparse

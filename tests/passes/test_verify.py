@@ -175,3 +175,82 @@ def test_weights_that_forward_changes() -> None:
     with torch.no_grad():
         nans.fc.weight[0, 0] = NAN
     assert compare(nans, None, (x,), {}) == "the original's own forward"
+
+
+class Factor(nn.Module):
+    """A matrix, times a number that depends on the mode."""
+
+    def __init__(self, training: float = 1.0, evaluation: float = 1.0) -> None:
+        super().__init__()
+        self.fc, self.factors = nn.Linear(4, 4), (evaluation, training)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x) * self.factors[self.training]
+
+
+@pytest.mark.parametrize(
+    ("training", "evaluation", "how"),
+    [(1, 1, "bit for bit"), (1 + 1e-5, 1, "within rounding"), (1, 1 + 1e-5, "within rounding")],
+)
+def test_what_is_said_of_a_graph(training: float, evaluation: float, how: str) -> None:
+    x, found = torch.randn(3, 4), trace(Factor(training, evaluation))
+    said = f"outputs and gradients on the example inputs are the original's, {how}"
+    assert compare(Factor(), found, (x,), {}) == said
+    if how == "within rounding":
+        with pytest.raises(TraceError, match="gives another output 0"):
+            compare(Factor(), found, (x,), {}, exact=True)
+
+
+def test_the_mode_in_which_a_graph_is_wrong() -> None:
+    x = torch.randn(3, 4)
+    for factors, mode in (((2, 1), "training"), ((1, 2), "evaluation")):
+        with pytest.raises(TraceError, match=f"gives another output 0 in {mode}$"):
+            compare(Factor(), trace(Factor(*factors)), (x,), {})
+
+
+def test_a_graph_that_does_not_run() -> None:
+    found = trace(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    with pytest.raises(TraceError, match="the graph of fx does not run on the example inputs: "):
+        compare(nn.Sequential(nn.Linear(4, 4)), found, (torch.randn(3, 4),), {})
+
+
+def test_inputs_that_one_mode_refuses() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    said = compare(model, trace(model), (torch.randn(1, 4),), {})
+    assert said.startswith("outputs and gradients on the example inputs are the original's, bit f")
+    assert "bit; not compared in training, where they fail (ValueError: Expected more" in said
+
+
+def test_inputs_that_both_modes_refuse() -> None:
+    class Refuses(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            raise ValueError("in training" if self.training else "in evaluation")
+
+    hooked = Refuses(2, 2)
+    hooked.register_forward_hook(lambda *_: None)  # it is run with them too
+    for model in (Refuses(2, 2), hooked):
+        says = r"example inputs do not run through Refuses: ValueError: in evaluation"
+        with pytest.raises(NpasError, match=says) as caught:
+            compare(model, None, (torch.ones(1, 2),), {})
+        assert str(caught.value.__cause__) == "in evaluation"
+
+
+def test_hooks_are_not_run_where_it_works_without() -> None:
+    calls: list[int] = []
+    model = nn.Linear(4, 4)
+    model.register_forward_hook(lambda *_: calls.append(1))
+    compare(model, trace(nn.Linear(4, 4)), (torch.randn(3, 4),), {})
+    assert not calls
+
+
+def test_hooks_without_which_it_does_not_work() -> None:
+    class Narrow(Factor):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x[:, :4])
+
+    model, x = Factor(), torch.randn(3, 5)
+    model.register_forward_pre_hook(lambda _, args: (args[0][:, :4],))
+    assert "bit for bit" in compare(model, trace(Narrow()), (x,), {}, exact=True)
+    assert "within rounding" in compare(model, trace(Narrow(1 + 1e-5)), (x,), {})
+    with pytest.raises(TraceError, match="gives another output 0"):
+        compare(model, trace(Narrow(1 + 1e-5)), (x,), {}, exact=True)
