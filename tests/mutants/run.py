@@ -220,7 +220,7 @@ class _Loop:
 
 
 def _seed() -> None:
-    """Start a test from the same random numbers, whatever ran before it: none may fail by chance."""
+    """Start a test from the same random numbers, whatever ran before: none may fail by chance."""
     random.seed(0)
     np.random.seed(0)
     if "torch" in sys.modules:
