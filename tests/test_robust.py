@@ -179,8 +179,12 @@ def test_a_forward_that_writes_to_data_is_refused(way: str) -> None:
             self.a.weight.data.clamp_(-0.01, 0.01)
             return self.b(self.a(x))
 
-    with pytest.raises(NpasError):
-        made(Clamps(), way, "70%", X)
+    says = r"a\.weight is changed in place by Clamps\.forward"
+    # Of some of these models that weight is a view of the bank, which could be written to.
+    for seed in range(6):
+        torch.manual_seed(seed)
+        with pytest.raises(NpasError, match="cannot capture" if way == "export" else says):
+            made(Clamps(), way, "70%", X)
 
 
 class Listed(nn.ModuleList):

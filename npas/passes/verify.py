@@ -121,7 +121,7 @@ def check_generation(ssn: nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
 
     Raises:
         NpasError: if it computes something else, because forward reaches its weights in a way that
-            does not generate them.
+            does not generate them, or changes them.
     """
     tensors = (*ssn.parameters(), *ssn.buffers(), *tree_leaves((args, kwargs)))
     meta = any(isinstance(tensor, torch.Tensor) and tensor.is_meta for tensor in tensors)
@@ -129,11 +129,16 @@ def check_generation(ssn: nn.Module, args: Sequence[Any], kwargs: Mapping[str, A
         return
     try:
         dense, generated = materialize(ssn), copy.deepcopy(ssn)
+        before = {name: p.detach().clone() for name, p in dense.named_parameters()}
         expected = _evaluate(dense, args, kwargs)
     except Exception as error:
         if is_out_of_memory(error):
             raise
         return  # it cannot be copied, or evaluated with these inputs
+    # A weight that is a view of its bank would take the change, and nothing would differ.
+    for name, parameter in dense.named_parameters():
+        if not _is_equal(before[name], parameter):
+            raise _changed(name, ssn)
     try:
         found = _evaluate(generated, args, kwargs)
         wrong = "" if _is_near(expected, found) else "it computes something else"
@@ -262,11 +267,15 @@ def _refuse_changes(model: nn.Module, parameters: Mapping[int, nn.Parameter]) ->
         run = parameters[id(parameter)]
         # A write through .data does not count as a new version.
         if run._version or not _is_equal(run, parameter):
-            raise NpasError(
-                f"{name} is changed in place by {type(model).__name__}.forward; a weight that is "
-                "generated cannot be. Move the change out of forward, or leave the weight out with "
-                f"ignored_modules=[{name!r}]"
-            )
+            raise _changed(name, model)
+
+
+def _changed(name: str, model: nn.Module) -> NpasError:
+    return NpasError(
+        f"{name} is changed in place by {type(model).__name__}.forward; a weight that is generated "
+        f"cannot be. Move the change out of forward, or leave the weight out with "
+        f"ignored_modules=[{name!r}]"
+    )
 
 
 def _same(expected: _Outcome, found: _Outcome, front_end: str, mode: bool, *, exact: bool) -> bool:

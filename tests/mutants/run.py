@@ -4,8 +4,10 @@ import ast
 import importlib
 import json
 import os
+import random
 import resource
 import signal
+import sys
 import time
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import coverage
+import numpy as np
 import pytest
 
 from benchmarks.store import append_row, read_rows
@@ -157,6 +160,7 @@ class _Loop:
         for item, following in zip(session.items, [*session.items[1:], None], strict=True):
             measured.switch_context(item.nodeid)
             start = time.process_time()
+            _seed()
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             seconds[item.nodeid] = time.process_time() - start
             if self.failed:
@@ -208,10 +212,19 @@ class _Loop:
             most = self.request.grace_s + 4 * self.seconds[item.nodeid]
             signal.setitimer(signal.ITIMER_PROF, most)
             signal.setitimer(signal.ITIMER_REAL, 20 * most)
+            _seed()
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
             if self.failed:
                 break
         return self.failed
+
+
+def _seed() -> None:
+    """Start a test from the same random numbers, whatever ran before: none may fail by chance."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 def _reaching(reached: dict[str, list[str]], mutant: Mutant) -> set[str]:

@@ -72,6 +72,20 @@ def test_a_stride_is_aligned_where_other_layers_cover_the_rest():
     assert place([demand(4096), demand(4, k=1)], 8101) == [Block(0, 4005, 2), Block(0, 0, 1)]
 
 
+def test_what_is_aligned() -> None:
+    sizes = [1, 15, 16, 17, 1008, 1023, 1024, 1025, 1040]
+    units = Layers.of([demand(n) for n in sizes]).unit.tolist()
+    assert units == [1, 1, 16, 1, 16, 1, 16, 16, 16]
+
+
+def test_alignment_is_given_up_near_the_most_that_can_be_covered() -> None:
+    assert place([demand(1025)], 4 * 1025) == [Block(0, 1025, 4)]
+    assert place([demand(1030), demand(1025)], 4 * 2055) == [
+        Block(4 * 1025, 1030, 4),
+        Block(0, 1025, 4),
+    ]
+
+
 def test_round_robin_uses_one_window():
     blocks = place([demand(32, "rr"), demand(32, "rr"), demand(32, "rr")], 96)
     assert blocks == [Block(64, 0, 1), Block(0, 0, 1), Block(32, 0, 1)]
@@ -179,7 +193,9 @@ def test_placements_cover_and_stay_inside(rows: list[tuple[int, int, int]], shar
 def settled(demands: list[Demand], size: int) -> int:
     """Return what a bank of this size shrinks to."""
     layers = Layers.of(demands)
-    return int(layers.settle(np.array([size]), layers.limit).size[0])
+    laid = layers.settle(np.array([size]), layers.limit)
+    assert covered(laid.blocks()[0], [d.n for d in demands], int(laid.size[0]))
+    return int(laid.size[0])
 
 
 @pytest.mark.parametrize(
@@ -195,6 +211,7 @@ def settled(demands: list[Demand], size: int) -> int:
         ([(65_536, 3)], 65_536 + 2 * 65_535 - 1, 65_536 + 2 * 65_520),
         ([(65_536, 3)], 65_536 + 2 * 65_535, 65_536 + 2 * 65_535),  # it need not shrink
         ([(60_001, 3)], 2 * 16 * 4096, 60_001 + 2 * 35_520),
+        ([(60_000, 3)], 2 * 16 * 4096 - 1, 60_000 + 2 * 35_535),
         ([(40_000, 4)], 40_000 + 3 * 30_001 + 1, 40_000 + 3 * 30_001),
         ([(200_000, 37), (17, 1), (1, 1)], 6_402_138, 200_000 + 16 + 32 * 193_808 + 0),
     ],
