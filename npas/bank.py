@@ -30,26 +30,10 @@ from npas.passes.demand import EMBEDDING
 from npas.plan import LayerPlan, Plan
 from npas.recompute import LiveWeights, Recipe, can_recompute, can_sink, is_vmapped
 from npas.sharding import gather, in_fsdp, is_sharded, summed
+from npas.slots import Slot, slots_of
 
 # Their operators run in autocast's dtype, so the weight is made in it and not cast again.
 _AUTOCAST_KINDS = frozenset({"linear", "conv", "transposed conv"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """Where a layer's own numbers stand in the bank's parameters."""
-
-    layer: LayerPlan
-    index: int
-    coefficient: int  # offset in alpha (wavg) or row of phi (emb)
-    scale: int | None
-    offset: int  # of the layer's coefficients in `Sources.coef`, or AVERAGE
-
-    @property
-    def row(self) -> tuple[int, int, int, int, int]:
-        """The layer's row of `combine`'s table."""
-        layer = self.layer
-        return layer.base, layer.stride, layer.k, layer.n, self.offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +115,7 @@ class Bank(nn.Module):
         self.scale = parameter(cost.scales)
         layers = plan.layers_of(name)
         self.register_buffer("gain", torch.ones(len(layers), device=device))
-        self._slots: Mapping[str, _Slot] = _slots(layers)
+        self._slots: Mapping[str, Slot] = slots_of(layers)
         self._ones: tuple[bool, ...] = (False,) * len(layers)
         self._unit_gain = False
         self._live = live
@@ -265,7 +249,7 @@ class Bank(nn.Module):
         size = slot.layer.k, slot.layer.n, dtype.itemsize
         return always or fusing_pays(rows, *size, training=training, device=device)
 
-    def _can_fuse(self, slot: _Slot, *, always: bool) -> bool:
+    def _can_fuse(self, slot: Slot, *, always: bool) -> bool:
         """Tell whether a product may be made without the weight, whatever its input."""
         layer = slot.layer
         # Only the kernels gain: fusing_pays knows that of the device.
@@ -427,7 +411,7 @@ class Bank(nn.Module):
         sources = self.sources()
         return [call.make(sources) for call in calls]
 
-    def _product(self, slot: _Slot, input: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
+    def _product(self, slot: Slot, input: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
         layer = slot.layer
         gain = None if self._unit_gain else self._gains([slot])
         dtype = self._dtype(layer)
@@ -438,16 +422,16 @@ class Bank(nn.Module):
         rows = call.rows(input)
         return call.output(call.multiply(self.sources(), rows), rows)
 
-    def _is_view(self, slot: _Slot) -> bool:
+    def _is_view(self, slot: Slot) -> bool:
         return self._ones[slot.index] and slot.layer.k == 1 and slot.scale is None
 
-    def _gains(self, slots: Sequence[_Slot]) -> torch.Tensor:
+    def _gains(self, slots: Sequence[Slot]) -> torch.Tensor:
         first, last = slots[0].index, slots[-1].index
         if last - first == len(slots) - 1:
             return self.gain[first : last + 1]
         return self.gain[torch.tensor([slot.index for slot in slots], device=self.gain.device)]
 
-    def _call(self, slots: Sequence[_Slot], dtype: torch.dtype) -> Call:
+    def _call(self, slots: Sequence[Slot], dtype: torch.dtype) -> Call:
         """Return the call that makes the weights of layers that one op can make together."""
         layer = slots[0].layer
         if self._is_view(slots[0]) and dtype == self.theta.dtype:
@@ -464,7 +448,7 @@ class Bank(nn.Module):
         masked = layer.upsample == "mask"
         return TileMask(sizes, self._factors(slots), masked, dtype, self._backend)
 
-    def _factors(self, slots: Sequence[_Slot]) -> Factors:
+    def _factors(self, slots: Sequence[Slot]) -> Factors:
         return Factors(self._gains(slots), tuple(slot.offset for slot in slots))
 
     def _finish(self, layer: LayerPlan, flat: torch.Tensor) -> torch.Tensor:
@@ -474,7 +458,7 @@ class Bank(nn.Module):
         empty = weight.new_zeros(layer.shape[1:])
         return torch.select_scatter(weight, empty, 0, layer.padding_idx)
 
-    def _weight(self, slot: _Slot) -> torch.Tensor:
+    def _weight(self, slot: Slot) -> torch.Tensor:
         dtype = self._dtype(slot.layer)
         call = self._call([slot], dtype)
         weight = self._finish(slot.layer, self._run(call))
@@ -488,7 +472,7 @@ class Bank(nn.Module):
             self._live.add(weight, Recipe(make, tensors, versions, slot.layer.name))
         return weight
 
-    def _rows(self, slot: _Slot, rows: torch.Tensor) -> torch.Tensor:
+    def _rows(self, slot: Slot, rows: torch.Tensor) -> torch.Tensor:
         layer, dtype = slot.layer, self.theta.dtype
         columns = layer.n // layer.shape[0]
         if layer.upsample == "inter" and not layer.k:
@@ -568,7 +552,7 @@ class Bank(nn.Module):
         found = self._calls
         if found is not None and found[0] == key and found[1] is self.gain:
             return found[2]
-        fused: dict[object, list[_Slot]] = {}
+        fused: dict[object, list[Slot]] = {}
         for name, slot in self._slots.items():
             if name in self._rows_only:
                 continue
@@ -608,27 +592,3 @@ def _cut(flat: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
     lengths = [end - first for first, end in zip(places, (*places[1:], end), strict=True)]
     cuts = [part for n, length in zip(sizes, lengths, strict=True) for part in (n, length - n)]
     return list(torch.unsafe_split_with_sizes(flat, cuts))[::2]
-
-
-def _slots(layers: tuple[LayerPlan, ...]) -> dict[str, _Slot]:
-    wavg = [x for x in layers if x.has_coefficients and x.downsample == "wavg"]
-    emb = [x for x in layers if x.has_coefficients and x.downsample != "wavg"]
-    k_emb = max((x.k for x in emb), default=0)
-    n_alpha = n_phi = n_scales = 0
-    first_emb = sum(x.k for x in wavg)
-    end = first_emb + len(emb) * k_emb
-    slots: dict[str, _Slot] = {}
-    for index, layer in enumerate(layers):
-        scale = None
-        coefficient, offset = 0, AVERAGE
-        if layer.has_coefficients and layer.downsample == "wavg":
-            coefficient = offset = n_alpha
-            n_alpha += layer.k
-        elif layer.has_coefficients:
-            coefficient, offset = n_phi, first_emb + n_phi * k_emb
-            n_phi += 1
-        elif layer.scale:
-            scale, offset = n_scales, end
-            n_scales, end = n_scales + 1, end + max(1, layer.k)
-        slots[layer.name] = _Slot(layer, index, coefficient, scale, offset)
-    return slots

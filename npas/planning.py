@@ -17,14 +17,14 @@ from npas.passes.blocks import op_graph
 from npas.passes.collect import Inventory, WeightOp
 from npas.passes.demand import Demand
 from npas.passes.mapping import SOFT, WHOLE, Groups, MapRequest, map_layers
-from npas.passes.templates import allocate_templates, one_template
+from npas.passes.templates import allocate_templates, largest_templates, one_template
 from npas.passes.trace import Trace
 from npas.plan import DOWNSAMPLE, UPSAMPLE, BankPlan, LayerPlan, Plan
 
 _OVERRIDES = ("bank", "k", "downsample", "upsample", "scale")
 # A plan that uses less than this of its budget is refused: the model cannot use it.
 _USABLE = 0.999
-_K_DEFAULT = 4
+K_DEFAULT = 4
 # Strategies that choose the number of banks.
 _FREE_GROUPS = ("auto", "random")
 
@@ -88,7 +88,7 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
     def mapped(n_banks: int | None) -> tuple[Mapping, list[Demand]]:
         wanted = MapRequest(weights, graph, n_banks, share, request.seed, evidence)
         found = _move_layers(map_layers(request.groups, wanted), overrides, weights)
-        k = request.k or _K_DEFAULT
+        k = request.k or K_DEFAULT
         return found, _demands(request, weights, found, overrides, k)
 
     mapping, demands = mapped(request.n_banks)
@@ -105,7 +105,8 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
     _check_smallest(budget, asked, inventory, smallest(demands))
     k = request.k or choose_k(demands, available)
     demands = _demands(request, weights, mapping, overrides, k)
-    most = largest(demands)
+    whole = _whole_demands(request, weights, mapping, overrides, k, available)
+    most = max(largest(demands), 0 if whole is None else largest_templates(whole))
     if most < available * _USABLE:
         raise BudgetError(
             f"budget {budget.text} is {asked:,} parameters, but with k={k} templates a layer and "
@@ -115,15 +116,7 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
         )
     # Demands stand in the model's order; allocate returns each bank's blocks in that order.
     allocation = None
-    if mapping.source in WHOLE:
-        shared = [names for names in mapping.banks.values() if len(names) > 1]
-        k_whole = request.k or max([k, *map(len, shared)])
-        whole = _demands(request, weights, mapping, overrides, k_whole)
-        if mapping.source == SOFT and request.downsample in ("wavg", "emb"):
-            # A layer with a single template has its coefficient too, if there is room for it.
-            scaled = request.zero.union(*shared)
-            soft = _demands(replace(request, zero=scaled), weights, mapping, overrides, k_whole)
-            whole = soft if one_template(soft) <= available else whole
+    if whole is not None:
         allocation = allocate_templates(whole, available)
         demands = demands if allocation is None else whole
     if allocation is None:
@@ -171,6 +164,28 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
     )
     assert plan.n_params <= asked, "the allocator spent more than it was given"
     return plan
+
+
+def _whole_demands(
+    request: PlanRequest,
+    weights: tuple[WeightOp, ...],
+    mapping: Mapping,
+    overrides: MappingType[str, dict[str, Any]],
+    k: int,
+    available: int,
+) -> list[Demand] | None:
+    """Return the demands of a grouping whose banks hold whole templates, None for the others."""
+    if mapping.source not in WHOLE:
+        return None
+    shared = [names for names in mapping.banks.values() if len(names) > 1]
+    k = request.k or max([k, *map(len, shared)])
+    if mapping.source == SOFT and request.downsample in ("wavg", "emb"):
+        # A layer with a single template has its coefficient too, if there is room for it.
+        scaled = replace(request, zero=request.zero.union(*shared))
+        soft = _demands(scaled, weights, mapping, overrides, k)
+        if one_template(soft) <= available:
+            return soft
+    return _demands(request, weights, mapping, overrides, k)
 
 
 def resolve(budget: Budget, inventory: Inventory) -> tuple[int | None, float | None]:

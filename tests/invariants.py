@@ -107,8 +107,7 @@ def check_honest(
     if error.smallest is not None:
         beyond = stated - 1
     else:
-        # Of a small model more is lost where windows of a bank begin at multiples of 16 elements.
-        assert stated - plan.n_params < max(0.001 * stated, 16 * len(plan.banks)) + 1
+        assert plan.n_params >= 0.999 * stated
         beyond = int(stated / 0.999) + 2
     if not tight:
         return plan
@@ -345,7 +344,7 @@ def spread(weight: torch.Tensor) -> float:
     """Return the standard deviation, or the root mean square of a constant (but for rounding)."""
     values = weight.detach().double()
     rms, std = float(values.square().mean().sqrt()), float(values.std(correction=0))
-    return std if std > 1e-4 * rms else rms
+    return std if std > 1e-5 * rms else rms
 
 
 def check_start(model: nn.Module, ssn: nn.Module, plan: npas.Plan) -> None:

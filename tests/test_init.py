@@ -500,6 +500,20 @@ def test_layers_that_share_nothing_start_with_the_originals_weights(
     assert kept >= 8 if groups == "own" else kept >= 4
 
 
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 3e-7), (torch.float64, 1e-9)])
+def test_what_is_kept_of_originals_is_off_by_rounding_alone(dtype: torch.dtype, off: float) -> None:
+    for seed in range(4):
+        model = nn.Sequential(nn.Linear(12, 6), nn.Linear(6, 12)).to(dtype)
+        nn.init.constant_(model[1].weight, 0.1)
+        weights = dict(model.named_parameters())
+        ssn = compiled(model, "115%", seed=seed, groups="own")
+        for bank in banks_of(ssn):
+            for name in bank.layer_names():
+                assert npas.report(ssn).starts[name].start == "original"
+                made, wanted = bank.generate(name).detach(), weights[name].detach()
+                assert float((made - wanted).abs().max()) <= off, (name, seed)
+
+
 def test_a_pretrained_model_at_400_percent_with_own_banks_computes_what_it_did() -> None:
     model = Net()
     ids = torch.randint(0, 60, (4, 7))

@@ -4,11 +4,10 @@ import shlex
 
 from npas.passes.mapping import STRATEGIES
 from npas.plan import Plan
+from npas.planning import K_DEFAULT
 
 #: What the file does not know: the reader fills it in.
 MODEL, INPUT, MAPPING = "MODEL", "DTYPE:SIZES", "MAPPING.json"
-# Of `npas.planning`: how many templates a layer may have where nothing is asked for.
-_K_DEFAULT = 4
 
 
 def plan_command(plan: Plan, name: str = "") -> str:
@@ -27,7 +26,7 @@ def plan_command(plan: Plan, name: str = "") -> str:
         words += ["--groups", plan.groups]
     if plan.groups == "random":
         words += ["--n-banks", str(len(plan.banks))]
-    if plan.k != _K_DEFAULT:
+    if plan.k != K_DEFAULT:
         words += ["--k", str(plan.k)]
     for option, default, values in (
         ("--downsample", "wavg", {layer.downsample for layer in plan.layers}),

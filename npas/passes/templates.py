@@ -57,6 +57,15 @@ def one_template(demands: Sequence[Demand]) -> int:
     return _total([bank.hold(1) for bank in _banks(demands)])
 
 
+def largest_templates(demands: Sequence[Demand]) -> int:
+    """Return the most parameters that `allocate_templates` can use: every template apart.
+
+    Args:
+        demands: as for `allocate_templates`.
+    """
+    return largest([demand for bank in _banks(demands) for demand in bank.demands])
+
+
 def allocate_templates(
     demands: Sequence[Demand], available: int
 ) -> tuple[BankAllocation, ...] | None:

@@ -2,8 +2,6 @@
 
 import ast
 import importlib
-import json
-import os
 import random
 import resource
 import signal
@@ -21,6 +19,7 @@ import numpy as np
 import pytest
 
 from benchmarks.store import append_row, read_rows
+from tests.forked import Ended, forked
 from tests.mutants.changes import Mutant, mutants
 from tests.mutants.patch import install
 
@@ -121,7 +120,7 @@ class _Loop:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Measure once what each test reaches, then run all mutants."""
-        reached, self.seconds, left_out = _forked(lambda: self._measure(session))
+        reached, self.seconds, left_out = forked(lambda: self._measure(session))
         for name in left_out:
             self.request.say(f"{name} fails without a mutant, and is left out")
         items = {item.nodeid: item for item in session.items if item.nodeid not in left_out}
@@ -198,8 +197,8 @@ class _Loop:
             return self._attempt(items)
 
         try:
-            by = _forked(changed)
-        except _Ended as error:
+            by = forked(changed)
+        except Ended as error:
             late = error.signal in (signal.SIGPROF, signal.SIGALRM)
             return {"outcome": "timed out" if late else "killed", "by": f"signal {error.signal}"}
         return {"outcome": "killed" if by else "survived", "by": by}
@@ -238,46 +237,3 @@ def _reaching(reached: dict[str, list[str]], mutant: Mutant) -> set[str]:
 def _draw(key: str) -> float:
     """Return a number from 0 to 1 that follows from a key alone."""
     return zlib.crc32(key.encode()) / 2**32
-
-
-class _Ended(Exception):
-    """A child was ended by a signal."""
-
-    def __init__(self, signal: int) -> None:
-        super().__init__(f"signal {signal}")
-        self.signal = signal
-
-
-def _forked(function: Callable[[], Any]) -> Any:
-    """Run a function in a child, which says nothing, and return what it returned.
-
-    Raises:
-        _Ended: if a signal ended it.
-        RuntimeError: if it failed.
-    """
-    reads, writes = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            os.close(reads)
-            quiet = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(quiet, 1)
-            os.dup2(quiet, 2)
-            try:
-                found = {"returned": function()}
-            except BaseException as error:
-                found = {"raised": f"{type(error).__name__}: {error}"}
-            with os.fdopen(writes, "w") as file:
-                json.dump(found, file)
-        finally:
-            os._exit(0)
-    os.close(writes)
-    with os.fdopen(reads) as file:
-        text = file.read()
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        raise _Ended(os.WTERMSIG(status))
-    found = json.loads(text)
-    if "raised" in found:
-        raise RuntimeError(f"a process of mutants failed: {found['raised']}")
-    return found["returned"]

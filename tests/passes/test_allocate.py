@@ -6,7 +6,8 @@ from hypothesis import given, settings, strategies as st
 
 from npas.errors import BudgetError
 from npas.passes.allocate import allocate, allocate_around, choose_k, largest, smallest
-from npas.passes.demand import Block, Demand
+from npas.passes.demand import Block, Demand, bank_cost, mask_elements
+from npas.passes.layout import Layers
 from tests.passes.fuzz_allocate import bank_problems, random_demands, run
 
 pytestmark = pytest.mark.pure
@@ -144,6 +145,31 @@ def test_a_limit_that_is_lowered_is_that_of_the_layers_with_most_templates():
     (bank,) = allocate(demands, 1_000)
     assert (bank.cost.total, bank.size) == (1_000, 200)
     assert sum(block.k == 2 for block in bank.blocks) == 400
+
+
+@pytest.mark.parametrize("scale", [False, True])
+def test_smallest_is_the_true_minimum_for_small_layers(scale: bool):
+    for n in range(1, 160):
+        sizes = range(1, n + 1)
+        costs = [size + mask_elements(n, size) + (scale and size != n) for size in sizes]
+        assert smallest([replace(demand(n), scale=scale)]) == min(costs), n
+        # Two layers have their scalars at any size.
+        two = [replace(demand(n), scale=scale)] * 2
+        assert smallest(two) == min(s + mask_elements(n, s) for s in sizes) + 2 * scale, n
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.001, 4))
+def test_all_banks_at_once_cost_what_each_costs(seed: int, share: float):
+    demands = random_demands(np.random.default_rng(seed), 30)
+    layers = Layers.of(demands)
+    sizes = np.maximum(1, (share * layers.total).astype(np.int64))
+    laid = layers.settle(sizes, layers.limit)
+    inside = [[d for d in demands if d.bank == bank] for bank in range(len(sizes))]
+    costs = [
+        bank_cost(members, blocks, size).total
+        for members, blocks, size in zip(inside, laid.blocks(), laid.size.tolist(), strict=True)
+    ]
+    assert laid.cost().tolist() == costs
 
 
 def test_more_than_the_largest_uses_the_largest():

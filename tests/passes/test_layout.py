@@ -45,6 +45,11 @@ def test_closing_layer_gets_one_more_template_at_a_smaller_stride():
     assert place([demand(1024)], 4096) == [Block(0, 1024, 4)]
 
 
+def test_the_other_layers_go_round_from_the_beginning():
+    assert place([demand(100), demand(30, k=1)], 100) == [Block(0, 0, 1), Block(0, 0, 1)]
+    assert place([demand(30, k=1), demand(100)], 160) == [Block(0, 0, 1), Block(0, 60, 2)]
+
+
 def test_larger_layers_are_upsampled_from_the_whole_bank():
     blocks = place([demand(1000), demand(48), demand(100)], 96)
     assert blocks == [Block(0, 0, 0), Block(0, 48, 2), Block(0, 0, 0)]

@@ -212,6 +212,17 @@ def net(depth: int = 4) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), *blocks, nn.Linear(8, 5))
 
 
+def test_the_largest_budget_that_an_error_states_is_used_to_the_last_parameter() -> None:
+    """Coefficients of single templates are a part of it."""
+    model = nn.LSTM(2, 10, 2)
+    how: dict[str, Any] = {"groups": "soft_sharing", "k": 1, "overrides": {"*": {"bank": "one"}}}
+    with pytest.raises(npas.BudgetError) as caught:
+        npas.plan(model, "400%", **how)
+    dense = sum(p.numel() for p in model.parameters())
+    assert caught.value.largest == dense + 4
+    assert npas.plan(model, caught.value.largest, **how).n_params == caught.value.largest
+
+
 def test_a_coefficient_for_a_single_template_is_soft_sharings_alone() -> None:
     largest_budget = npas.plan(net(), "largest", groups="soft_sharing").n_params
     soft = npas.plan(net(), largest_budget + 4, groups="soft_sharing")

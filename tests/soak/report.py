@@ -20,8 +20,8 @@ _READ = (
     "exit status that it documents and no traceback. A reference to a model is refused or "
     "built without memory. A case that takes 10 seconds, or kills its process, counts as wrong; "
     "a process may hold 4 GiB. Most memory is what PyTorch takes when it is imported. "
-    "`python -m tests.soak.guided plans` (atheris) goes on from there, guided by the branches that "
-    "a case reaches: it found nothing in 1,906,327 plans and 2,230,459 mappings."
+    "`python -m tests.soak.guided plans` goes on from there with atheris, guided by the branches "
+    "that a case reaches."
 )
 _DRAWN = (
     "Networks of many kinds (convolutions, recurrent cells, tied, frozen and raw parameters) or "

@@ -1,7 +1,5 @@
 """Run a target many times, each chunk in a process of its own, and keep what came of it."""
 
-import json
-import os
 import random
 import resource
 import signal
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.store import append_row, read_rows
+from tests.forked import Ended, forked
 from tests.soak.targets import TARGETS, Target
 
 KEPT = Path("build/soak.jsonl")
@@ -54,28 +53,19 @@ def run(
 
 def _in_process(name: str, seed: int, chunk: int, size: int) -> dict[str, Any]:
     """Run a chunk in a child, so that what kills it is counted."""
-    reads, writes = os.pipe()
+
+    def cases() -> dict[str, Any]:
+        resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
+        return _cases(TARGETS[name], name, seed, chunk, size)
+
     start = time.perf_counter()
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            os.close(reads)
-            resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
-            found = json.dumps(_cases(TARGETS[name], name, seed, chunk, size))
-            with os.fdopen(writes, "w") as file:
-                file.write(found)
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writes)
-    with os.fdopen(reads) as file:
-        text = file.read()
-    _, status = os.waitpid(child, 0)
-    seconds = time.perf_counter() - start
-    if status or not text:
-        return {"outcomes": {f"CRASH, status {status}": 1}, "seconds": seconds, "peak_bytes": 0}
-    return {**json.loads(text), "seconds": seconds}
+    try:
+        found = forked(cases)
+    except Ended as error:
+        found = {"outcomes": {f"CRASH, status {error.signal}": 1}, "peak_bytes": 0}
+    except RuntimeError as error:
+        found = {"outcomes": {f"CRASH: {error}": 1}, "peak_bytes": 0}
+    return {**found, "seconds": time.perf_counter() - start}
 
 
 def _cases(target: Target, name: str, seed: int, chunk: int, size: int) -> dict[str, Any]:
