@@ -2,8 +2,9 @@
 
 Without a file all of `FILES` are changed, 1,800 mutants in half an hour of one core. What is done
 stays in build/mutants.jsonl, and the same command goes on. A mutant meets the tests that run its
-line, the quick ones first, for `MOST_S` seconds. ``--again --most 90`` runs what survived with more
-of them, or after tests were added, and ``--write`` makes benchmarks/results/mutants.json of it all.
+line, the quick ones first, for `MOST_S` seconds. ``--again --most 90`` runs what survived and is
+not explained with more of them, or after tests were added, and ``--write`` makes
+benchmarks/results/mutants.json of it all.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.mutants.run import GRACE_S, MOST_S, Request, run
-from tests.mutants.summary import SUMMARY, summary, write
+from tests.mutants.summary import SUMMARY, reasons, summary, write
 
 KEPT = Path("build/mutants.jsonl")
 FILES = (
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="*", default=FILES, metavar="FILE")
     parser.add_argument("--tests", nargs="+", default=TESTS, metavar="PATH")
     parser.add_argument("--kept", type=Path, default=KEPT)
-    parser.add_argument("--again", action="store_true", help="run only what survived")
+    parser.add_argument("--again", action="store_true", help="run only what survived unexplained")
     parser.add_argument("--most", type=float, default=MOST_S, help="seconds of tests for a mutant")
     parser.add_argument("--grace", type=float, default=GRACE_S, help="seconds that one may add")
     parser.add_argument("--share", type=float, default=1.0, help="of the mutants, a fixed sample")
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             most_s=options.most,
             grace_s=options.grace,
             share=options.share,
+            leave_out=reasons() if options.again else (),
         )
         if status := run(request):
             return status

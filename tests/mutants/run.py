@@ -40,6 +40,7 @@ class Request:
         most_s: seconds of tests for one mutant.
         grace_s: of processor time that one test of a mutant may take besides.
         share: of the mutants that are run, drawn with a fixed seed a mutant.
+        leave_out: keys of mutants that are not run.
         say: told of every survivor.
     """
 
@@ -50,6 +51,7 @@ class Request:
     most_s: float = MOST_S
     grace_s: float = GRACE_S
     share: float = 1.0
+    leave_out: Collection[str] = ()
     say: Callable[[str], None] = print
 
 
@@ -134,7 +136,7 @@ class _Loop:
                 survived = row is not None and row["outcome"] == "survived"
                 if not (survived if self.request.again else row is None):
                     continue
-                if _draw(key) >= self.request.share:
+                if _draw(key) >= self.request.share or key in self.request.leave_out:
                     continue
                 tests = self._quick(_reaching(reached[file], mutant) & items.keys())
                 start = time.perf_counter()

@@ -16,6 +16,11 @@ EXPLAINED = Path("tests/mutants/explained.json")
 _OUTCOMES = ("killed", "timed out", "survived")
 
 
+def reasons(explained: Path = EXPLAINED) -> dict[str, str]:
+    """Return why mutants survive, by key."""
+    return json.loads(explained.read_text(encoding="utf-8")) if explained.exists() else {}
+
+
 def summary(files: Sequence[str], kept: Path, explained: Path = EXPLAINED) -> dict[str, Any]:
     """Return counts a file, and the mutants that survived.
 
@@ -25,7 +30,7 @@ def summary(files: Sequence[str], kept: Path, explained: Path = EXPLAINED) -> di
         explained: JSON, key of a mutant -> why it survives.
     """
     rows = read_rows(kept)
-    why = json.loads(explained.read_text(encoding="utf-8")) if explained.exists() else {}
+    why = reasons(explained)
     counts: dict[str, dict[str, int]] = {}
     survivors: list[dict[str, Any]] = []
     for file in files:

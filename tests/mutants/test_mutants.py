@@ -161,6 +161,15 @@ def test_a_run(tmp_path: Path) -> None:
     assert again["unseen | return a > 7 | a > 7 -> a <= 7"] == "killed"
     assert again["unseen | return a > 7 | a > 7 -> a >= 7"] == "survived"
     assert {key for key in again if again[key] != outcomes[key]} < survived
+    explained = tmp_path / EXPLAINED
+    explained.parent.mkdir(parents=True)
+    left = [key for key, outcome in again.items() if outcome == "survived"]
+    explained.write_text(json.dumps({f"planner.py | {key}": "only speed" for key in left[1:]}))
+    lines = kept.read_text().splitlines()
+    run("--again")
+    assert [json.loads(line)["key"] for line in kept.read_text().splitlines()[len(lines) :]] == [
+        f"planner.py | {left[0]}"
+    ]
 
 
 def test_a_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
