@@ -1,4 +1,5 @@
-"""Golden text: the plan table and the generated forward of three fixed networks.
+"""Golden text: the plan table and the generated forward of three fixed networks, and what the
+allocator makes of a thousand stacks of layers: no release changes a plan unnoticed.
 
 Where a change is meant, ``pytest tests/test_golden.py --regenerate-goldens`` writes the files anew;
 look at what changed before committing it.
@@ -6,6 +7,8 @@ look at what changed before committing it.
 
 import difflib
 import io
+import random
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +21,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import npas
+from npas.passes.allocate import allocate, largest, smallest
+from npas.passes.demand import Demand
 
 pytestmark = pytest.mark.pure
 
@@ -163,6 +168,49 @@ def code_text(name: str, plan: npas.Plan) -> str:
     return "\n".join(["# training", train, "", "# evaluation", *(differs or ["the same"])])
 
 
+def stack(seed: int) -> tuple[list[Demand], int]:
+    """Return layers and a budget, drawn by `random.random`: the same on every Python and NumPy."""
+    draw = random.Random(seed).random
+
+    def one_of(*values: Any) -> Any:
+        return values[int(draw() * len(values))]
+
+    n_layers, n_banks, top = 1 + int(draw() ** 2 * 40), 1 + int(draw() ** 2 * 6), one_of(4, 8, 13)
+    sizes = [int(9 * 2 ** (draw() * top)) // unit * unit + unit for unit in (1, 16, 16, 1)]
+    down, up = one_of("wavg", "wavg", "emb", "avg", "rr"), one_of("mask", "mask", "inter", "repeat")
+    scaled, mixed = one_of(0.0, 0.3, 1.0), draw() < 0.2
+    layers = [
+        Demand(
+            n=one_of(*sizes) if draw() < 0.7 else int(9 * 2 ** (draw() * top)),
+            bank=i if i < n_banks else int(draw() * n_banks),
+            downsample=one_of("wavg", "emb", "avg", "rr") if mixed else down,
+            upsample=up,
+            k=one_of(1, 2, 4, 4, 9),
+            scale=draw() < scaled,
+        )
+        for i in range(max(n_layers, n_banks))
+    ]
+    least, most = smallest(layers), largest(layers)
+    near = int(draw() ** 2 * 300)
+    share = int(sum(layer.n for layer in layers) * 2 ** (draw() * 8 - 6))
+    return layers, max(least, one_of(least + near, most - near, share, share, share))
+
+
+def allocations_text() -> str:
+    """Return a line a stack: what is spent of what is there, and a digest of where all lies."""
+    lines: list[str] = []
+    for seed in range(1_000):
+        layers, available = stack(seed)
+        found = allocate(layers, available)
+        spent = sum(bank.cost.total for bank in found)
+        laid = [(bank.size, [(b.base, b.stride, b.k) for b in bank.blocks]) for bank in found]
+        lines.append(
+            f"{seed}: {len(layers)} layers, {len(found)} banks, "
+            f"{spent:,} of {available:,}: {zlib.crc32(repr(laid).encode()):08x}"
+        )
+    return "\n".join(lines)
+
+
 def plain(text: str) -> str:
     """Drop what editors and Git may drop too: blanks at line ends, blank lines at the ends."""
     return "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"
@@ -195,8 +243,13 @@ def test_code(name: str, regenerate_goldens: bool) -> None:
     compare(GOLDEN / f"{name}_code.txt", text, regenerate=regenerate_goldens)
 
 
+def test_allocations(regenerate_goldens: bool) -> None:
+    compare(GOLDEN / "allocations.txt", allocations_text(), regenerate=regenerate_goldens)
+
+
 def test_there_is_no_golden_without_a_test() -> None:
     expected = {f"{name}_{what}.txt" for name in CASES for what in ("table", "code")}
+    expected.add("allocations.txt")
     assert {path.name for path in GOLDEN.iterdir() if path.is_file()} == expected
 
 
