@@ -43,6 +43,7 @@ TESTS = (
     "tests/test_mapping_file.py",
     "tests/test_fit_groups.py",
     "tests/test_robust.py",
+    "tests/faults/test_interrupts.py",
 )
 
 

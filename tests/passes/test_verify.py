@@ -12,7 +12,7 @@ from torch import nn
 import npas
 from npas import NpasError, TraceError
 from npas.passes.trace import trace
-from npas.passes.verify import _is_near, _same, compare, copies, steady
+from npas.passes.verify import _is_near, _same, check_generation, compare, copies, steady
 
 pytestmark = pytest.mark.pure
 
@@ -80,6 +80,8 @@ def test_what_generated_weights_may_differ_by() -> None:
 
     assert near([0.0, 2.0], [1.9e-3, 2.0]) and not near([0.0, 2.0], [2.1e-3, 2.0])
     assert near([0.0, 2.0], [1.9e-3, 2.0], torch.float64)
+    for dtype in (torch.float32, torch.float64):  # of the value itself besides
+        assert near([1.0], [1.0019], dtype) and not near([1.0], [1.0021], dtype)
     assert near([0.0, 2.0], [0.039, 2.0], torch.bfloat16)
     assert not near([0.0, 2.0], [0.041, 2.0], torch.bfloat16)
     assert near([1, 2], [3, 4], torch.int64)  # indices may differ where scores are alike
@@ -254,3 +256,73 @@ def test_hooks_without_which_it_does_not_work() -> None:
     assert "within rounding" in compare(model, trace(Narrow(1 + 1e-5)), (x,), {})
     with pytest.raises(TraceError, match="gives another output 0"):
         compare(model, trace(Narrow(1 + 1e-5)), (x,), {}, exact=True)
+
+
+class Draws(nn.Linear):
+    """A graph calls it as it is, for its hook."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__(4, 4)
+        self.draw = draw
+        self.register_forward_hook(lambda *_: None)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) * self.draw()
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.random, lambda: torch.rand(()).item()])
+def test_both_draw_the_same_numbers(draw: Callable[[], float]) -> None:
+    model = nn.Sequential(Draws(draw))
+    assert "bit for bit" in compare(model, trace(model), (torch.randn(3, 4),), {})
+
+
+#: Modes in which `Around` ran; a copy of it appends here too.
+RAN: list[bool] = []
+
+
+class Around(nn.Module):
+    """Where asked, reads its parameters and not its weights."""
+
+    def __init__(self, around: bool = True) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.around = around
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor | None = None) -> torch.Tensor:
+        RAN.append(self.training)
+        x = torch.ones(2, 4) if x is None else x
+        self.get_buffer("count").fill_(len(list(self.parameters())))
+        y = self.last(self.first(x))
+        return y + sum(p.sum() for p in self.parameters()) if self.around else y
+
+
+def in_place(model: nn.Module) -> nn.Module:
+    ssn = npas.compile_(model, "60%", groups="single")
+    RAN.clear()
+    return ssn
+
+
+def test_a_forward_that_computes_something_else() -> None:
+    ssn, x = in_place(Around()), torch.randn(2, 4)
+    says = r"Around\.forward does not work with generated weights \(it computes something else\): "
+    for args, kwargs in (((x,), None), ((x,), {}), ((), {"x": x})):
+        with pytest.raises(NpasError, match=says):
+            check_generation(ssn, args, kwargs)
+
+
+def test_what_is_not_checked() -> None:
+    ssn, meta = in_place(Around()), torch.empty(2, 4, device="meta")
+    for args, kwargs in (((), None), ((), {}), ((meta,), None), ((), {"x": meta})):
+        check_generation(ssn, args, kwargs)
+    assert not RAN
+
+
+def test_only_outputs_are_compared_in_evaluation_without_hooks() -> None:
+    calls: list[int] = []
+    ssn = in_place(Around(around=False))
+    ssn.register_forward_hook(lambda *_: calls.append(1))
+    for args, kwargs in (((torch.randn(2, 4),), None), ((), {"x": torch.randn(2, 4)})):
+        RAN.clear()
+        check_generation(ssn.train(), args, kwargs)
+        assert RAN == [False, False] and not calls
