@@ -252,6 +252,7 @@ def test_the_largest_budget_of_round_robin_without_k() -> None:
         ({"seed": -1}, "seed=-1"),
         ({"seed": 0.5}, r"seed=0\.5"),
         ({"seed": None}, "seed=None"),
+        ({"seed": True}, "seed=True"),
         ({"seed": 2**64, "groups": "auto", "n_banks": 2}, "seed"),
         ({"target_modules": ["nowhere"]}, "target_modules: pattern 'nowhere'"),
         ({"target_modules": ["first", "nowhere"]}, "target_modules: pattern 'nowhere'"),

@@ -360,7 +360,7 @@ def _split_by_dtype(mapping: Mapping, weights: Sequence[WeightOp]) -> Mapping:
         found = list(dict.fromkeys(dtypes[layer] for layer in layers))
         for dtype in found:
             name = bank if len(found) == 1 else f"{bank}_{dtype}"
-            while name in banks or (name != bank and name in mapping.banks):
+            while name != bank and name in mapping.banks:
                 name += "_"
             banks[name] = tuple(layer for layer in layers if dtypes[layer] == dtype)
             reason = mapping.reasons.get(bank, mapping.source)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -106,6 +107,23 @@ def test_sizes_that_cannot_be_kept_are_not(kept: dict[int, int]):
     demands = [demand(100), demand(100, 1), demand(100, 2)]
     available = 420 if kept != {0: 10, 2: 10} else 600
     assert allocate_around(demands, available, kept) == allocate(demands, available)
+
+
+@pytest.mark.parametrize("find", [smallest, largest])
+def test_what_is_left_may_be_just_enough_and_all_that_can_be_used(find: Callable[..., int]):
+    demands = [demand(100), demand(90, 1)]
+    others = find([demand(90)])
+    found = allocate_around(demands, 250 + 3 + others, {0: 250})
+    assert found[0].size == 250 and found[1].cost.total == others
+
+
+@pytest.mark.parametrize(("left", "stays"), [(20, True), (21, False)])
+def test_ordinary_parameters_are_given_up_for_more_than_a_share_of_the_budget(
+    left: int, stays: bool
+):
+    found = allocate([demand(19_990), demand(19_990, 1)], 2 * 19_990 + left)
+    assert [bank.size for bank in found] == [19_990, 19_990] or not stays
+    assert stays or sum(bank.cost.total for bank in found) > 2 * 19_990
 
 
 def test_one_size_of_two_that_can_be_kept():

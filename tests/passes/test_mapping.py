@@ -95,6 +95,10 @@ def test_random_depends_on_the_seed_alone() -> None:
     assert "seed 1" in first.reasons["b0"]
 
 
+def test_why_layers_share_is_said() -> None:
+    assert map_layers("single", request(mlp(4, 4, 4))).reasons == {"b0": "one bank for all layers"}
+
+
 def test_random_leaves_the_callers_random_state_alone() -> None:
     random.seed(0)
     expected = random.random()
@@ -485,6 +489,7 @@ def test_splitting_by_dtype_does_not_run_into_a_bank_of_that_name() -> None:
     dtypes = {w.name: w.dtype for w in request(model).weights}
     for layers in found.banks.values():
         assert len({dtypes[name] for name in layers}) == 1
+    assert found.banks["a_float64"] == ("2.weight",)  # a name that was given stays
 
 
 def test_the_weights_values_do_not_matter() -> None:

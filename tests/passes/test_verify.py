@@ -299,10 +299,10 @@ class Around(nn.Module):
 
     def forward(self, x: torch.Tensor | None = None) -> torch.Tensor:
         RAN.append(self.training)
-        x = torch.ones(2, 4) if x is None else x
         self.get_buffer("count").fill_(len(list(self.parameters())))
-        y = self.last(self.first(x))
-        return y + sum(p.sum() for p in self.parameters()) if self.around else y
+        y = self.last(self.first(torch.ones(2, 4) if x is None else x))
+        around = self.around and x is not None
+        return y + sum(p.sum() for p in self.parameters()) if around else y
 
 
 def in_place(model: nn.Module) -> nn.Module:
@@ -334,3 +334,41 @@ def test_only_outputs_are_compared_in_evaluation_without_hooks() -> None:
         RAN.clear()
         check_generation(ssn.train(), args, kwargs)
         assert RAN == [False, False] and not calls
+
+
+#: Calls of `Full` until the memory is full.
+LEFT: list[None] = []
+
+
+class Full(nn.Linear):
+    """A graph calls it as it is, for its hook."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.register_forward_hook(lambda *_: None)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not LEFT:
+            raise MemoryError
+        LEFT.pop()
+        return super().forward(input)
+
+
+@pytest.mark.parametrize("calls", [0, 1, 3])
+def test_a_full_memory_is_not_for_the_graph_to_answer(calls: int) -> None:
+    model = nn.Sequential(Full())
+    found = trace(model)
+    LEFT[:] = [None] * calls
+    with pytest.raises(MemoryError):
+        compare(model, found, (torch.randn(3, 4),), {})
+    assert not LEFT
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_full_memory_is_not_for_the_weights_to_answer(calls: int) -> None:
+    LEFT[:] = [None] * 9
+    ssn = npas.compile_(nn.Sequential(Full(), nn.Linear(4, 4)), "60%", groups="single")
+    LEFT[:] = [None] * calls
+    with pytest.raises(MemoryError):
+        check_generation(ssn, (torch.randn(3, 4),), None)
+    assert not LEFT
