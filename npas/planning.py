@@ -88,8 +88,7 @@ def make_plan(model: nn.Module, trace: Trace, inventory: Inventory, request: Pla
     def mapped(n_banks: int | None) -> tuple[Mapping, list[Demand]]:
         wanted = MapRequest(weights, graph, n_banks, share, request.seed, evidence)
         found = _move_layers(map_layers(request.groups, wanted), overrides, weights)
-        k = request.k or K_DEFAULT
-        return found, _demands(request, weights, found, overrides, k)
+        return found, _demands(request, weights, found, overrides, K_DEFAULT)
 
     mapping, demands = mapped(request.n_banks)
     if asked is None:

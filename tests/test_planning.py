@@ -96,6 +96,11 @@ def test_two_large_layers_among_many_small_ones(groups: str) -> None:
         model = nn.Sequential(*large, *small)
     plan = npas.plan(model, 708, groups=groups)
     assert len(plan.banks) == 1 and plan.n_params == 708
+    with pytest.raises(BudgetError) as caught:
+        npas.plan(model, 708, groups=groups, n_banks=5)
+    least = caught.value.smallest
+    assert least is not None
+    assert [len(npas.plan(model, least - less, groups=groups).banks) for less in (1, 0)] == [1, 5]
 
 
 def test_the_number_of_banks_that_follows_from_no_budget() -> None:
@@ -113,6 +118,12 @@ def test_a_bank_that_an_override_makes() -> None:
 def test_templates_by_default() -> None:
     assert npas.plan(blocks(6), "150%", groups="single").k == 4
     assert npas.plan(blocks(6), "6x", groups="single").k == 6
+
+
+def test_k_is_that_of_the_layer_with_most() -> None:
+    options = {"1": {"k": 2}, "2": {"k": 7}}
+    plan = npas.plan(blocks(6), "300%", groups="single", k=3, overrides=options)
+    assert [layer.k for layer in plan.layers] == [3, 2, 7, 3, 3, 3] and plan.k == 7
 
 
 def test_blocks_repeat_as_they_do_in_training() -> None:

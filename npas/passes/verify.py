@@ -193,7 +193,7 @@ def steady(model: nn.Module) -> Iterator[None]:
 
 
 # What one run gave: outputs, gradients and buffers, by name.
-_Outcome = dict[str, torch.Tensor | None]
+_Outcome = Mapping[str, torch.Tensor | None]
 
 
 def _clone(model: nn.Module, parameters: Mapping[int, nn.Parameter], hooks: bool) -> nn.Module:
@@ -230,22 +230,20 @@ def _run(
         result = call(*given[0], **given[1])
         result = list(result) if isinstance(result, Iterator) else result
         outputs, _ = flatten(result, objects=True)
-    found: _Outcome = {
+    made = {
         f"output {i}": value for i, value in enumerate(outputs) if isinstance(value, torch.Tensor)
     }
-    found |= {f"buffer {n}": b for n, b in root.named_buffers() if not n.startswith("npas.")}
+    made |= {f"buffer {n}": b for n, b in root.named_buffers() if not n.startswith("npas.")}
     # What is masked with an infinity takes part in no gradient, which would be NaN everywhere.
     losses = [
-        t.float().nan_to_num(0, 0, 0).square().mean()
-        for t in found.values()
-        if t is not None and t.requires_grad
+        t.float().nan_to_num(0, 0, 0).square().mean() for t in made.values() if t.requires_grad
     ]
     wanted = {n: p for n, p in root.named_parameters() if p.requires_grad}
-    if losses and wanted:
-        total = torch.stack(losses).sum()
-        grads = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
-        found |= {f"gradient of {n}": g for n, g in zip(wanted, grads, strict=True)}
-    return found
+    if not (losses and wanted):
+        return made
+    total = torch.stack(losses).sum()
+    grads = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+    return made | {f"gradient of {n}": g for n, g in zip(wanted, grads, strict=True)}
 
 
 def copies(values: Any) -> Any:

@@ -461,6 +461,7 @@ def test_a_mapping_lists_a_banks_layers_in_the_models_order() -> None:
     mapping = Mapping({"x": ("1.weight", "0.weight")}, "by hand")
     plan = npas.plan(mlp(16, 16, 16), 0.9, groups=mapping)
     assert plan.banks[0].layers == ("0.weight", "1.weight")
+    assert plan.banks[0].reason == "by hand"
     assert npas.Plan.from_json(plan.to_json()) == plan
 
 

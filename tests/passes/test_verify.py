@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,8 @@ def test_what_generated_weights_may_differ_by() -> None:
     assert near([], []) and not near([], [1.0]) and not near([1.0], [[1.0]])
     assert near([-INF, 1.0], [-INF, 1.0005]) and not near([-INF, 1.0], [-INF, 2.0])
     assert near([NAN, 1.0], [NAN, 1.0005]) and not near([NAN, 1.0], [1.0, 1.0])
+    for odd in (NAN, INF, -INF):  # what is not finite says nothing of the others' scale
+        assert not near([odd, 1e-3], [odd, 1.1e-3])
     assert not _is_near({"output 0": torch.ones(1)}, {})
 
 
@@ -201,6 +204,37 @@ def test_what_is_said_of_a_graph(training: float, evaluation: float, how: str) -
     if how == "within rounding":
         with pytest.raises(TraceError, match="gives another output 0"):
             compare(Factor(), found, (x,), {}, exact=True)
+
+
+class Counts(nn.Module):
+    """Counts its calls, and returns a number too."""
+
+    def __init__(self, by: float = 1.0) -> None:
+        super().__init__()
+        self.fc, self.by = nn.Linear(4, 4), by
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        self.get_buffer("calls").add_(self.by)
+        return {"y": self.fc(x), "number": 3}
+
+
+def test_what_a_graph_writes_is_compared() -> None:
+    x, model = torch.randn(3, 4), Counts()
+    assert "bit for bit" in compare(model, trace(Counts()), (x,), {})
+    with pytest.raises(TraceError, match="gives another buffer calls in training"):
+        compare(model, trace(Counts(2.0)), (x,), {})
+    assert model.get_buffer("calls") == 0
+
+
+@pytest.mark.parametrize("needs", [False, True])
+def test_parameters_that_are_not_trained(needs: bool) -> None:
+    x = torch.randn(3, 4, requires_grad=needs)
+    for frozen in ("fc.weight", "fc."):  # one of two, all
+        model = Factor()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not name.startswith(frozen))
+        assert "bit for bit" in compare(model, trace(model), (x,), {})
 
 
 def test_the_mode_in_which_a_graph_is_wrong() -> None:
@@ -317,6 +351,15 @@ def test_a_forward_that_computes_something_else() -> None:
     for args, kwargs in (((x,), None), ((x,), {}), ((), {"x": x})):
         with pytest.raises(NpasError, match=says):
             check_generation(ssn, args, kwargs)
+
+
+def test_what_objects_hold_is_compared() -> None:
+    class Held(Around):
+        def forward(self, x: torch.Tensor | None = None) -> Any:
+            return SimpleNamespace(y=super().forward(x), number=3)
+
+    with pytest.raises(NpasError, match="it computes something else"):
+        check_generation(in_place(Held()), (torch.randn(2, 4),), None)
 
 
 def test_what_is_not_checked() -> None:
