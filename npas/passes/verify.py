@@ -230,9 +230,7 @@ def _run(
         result = call(*given[0], **given[1])
         result = list(result) if isinstance(result, Iterator) else result
         outputs, _ = flatten(result, objects=True)
-    made = {
-        f"output {i}": value for i, value in enumerate(outputs) if isinstance(value, torch.Tensor)
-    }
+    made = {f"output {i}": value for i, value in enumerate(outputs)}
     made |= {f"buffer {n}": b for n, b in root.named_buffers() if not n.startswith("npas.")}
     # What is masked with an infinity takes part in no gradient, which would be NaN everywhere.
     losses = [

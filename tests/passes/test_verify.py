@@ -234,7 +234,7 @@ def test_parameters_that_are_not_trained(needs: bool) -> None:
         model = Factor()
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.startswith(frozen))
-        assert "bit for bit" in compare(model, trace(model), (x,), {})
+        assert compare(model, trace(model), (x,), {}).endswith("the original's, bit for bit")
 
 
 def test_the_mode_in_which_a_graph_is_wrong() -> None:
@@ -379,20 +379,21 @@ def test_only_outputs_are_compared_in_evaluation_without_hooks() -> None:
         assert RAN == [False, False] and not calls
 
 
-#: Calls of `Full` until the memory is full.
+#: Calls of `Full` until it fails.
 LEFT: list[None] = []
 
 
 class Full(nn.Linear):
     """A graph calls it as it is, for its hook."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: type[Exception] = MemoryError) -> None:
         super().__init__(4, 4)
+        self.error = error
         self.register_forward_hook(lambda *_: None)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not LEFT:
-            raise MemoryError
+            raise self.error
         LEFT.pop()
         return super().forward(input)
 
@@ -415,3 +416,11 @@ def test_a_full_memory_is_not_for_the_weights_to_answer(calls: int) -> None:
     with pytest.raises(MemoryError):
         check_generation(ssn, (torch.randn(3, 4),), None)
     assert not LEFT
+
+
+def test_what_generated_weights_raise_is_said() -> None:
+    LEFT[:] = [None] * 9
+    ssn = npas.compile_(nn.Sequential(Full(KeyError), nn.Linear(4, 4)), "60%", groups="single")
+    LEFT[:] = [None]
+    with pytest.raises(NpasError, match=r"with generated weights \(KeyError"):
+        check_generation(ssn, (torch.randn(3, 4),), None)
