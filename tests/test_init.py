@@ -504,7 +504,7 @@ def test_layers_that_share_nothing_start_with_the_originals_weights(
 def test_what_is_kept_of_originals_is_off_by_rounding_alone(dtype: torch.dtype, off: float) -> None:
     for seed in range(4):
         model = nn.Sequential(nn.Linear(12, 6), nn.Linear(6, 12)).to(dtype)
-        nn.init.constant_(model[1].weight, 0.1)
+        nn.init.constant_(model.get_parameter("1.weight"), 0.1)
         weights = dict(model.named_parameters())
         ssn = compiled(model, "115%", seed=seed, groups="own")
         for bank in banks_of(ssn):
