@@ -82,7 +82,8 @@ def plan(
         seed: of the random choices in the mapping.
         target_modules: patterns: only these weights are allocated.
         ignored_modules: patterns: these weights are not allocated.
-        overrides: pattern -> some of ``bank``, ``k``, ``downsample``, ``upsample``, ``scale``.
+        overrides: pattern -> some of ``bank``, ``k``, ``downsample``, ``upsample``, ``scale``
+            (whether a weight without coefficients of its own has a scalar that is learned).
         example_inputs: positional inputs of forward, to count multiply-accumulates.
         example_kwargs: keyword inputs of forward.
 

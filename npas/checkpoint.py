@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from npas.compiled import state_of
-from npas.errors import CheckpointError, NpasError, PlanError
+from npas.compiled import required_state
+from npas.errors import CheckpointError, PlanError
 from npas.kernels.backends import BACKENDS
 from npas.module import Shapeshifter
 from npas.naming import as_tuple, check_choice
@@ -42,9 +42,7 @@ def save(ssn: nn.Module, folder: str | os.PathLike[str]) -> None:
         NpasError: if the module was not compiled by npas, or weights that were tied are no longer.
         CheckpointError: if the folder cannot be written; on ranks that do not write an `NpasError`.
     """
-    state = state_of(ssn)
-    if state is None:
-        raise NpasError(f"{type(ssn).__name__} was not compiled by npas; save takes what it made")
+    state = required_state(ssn, "npas.save")
     check_tied(ssn, state.ties)
     tensors: dict[str, torch.Tensor] = {}
     first = is_first(ssn)

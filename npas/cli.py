@@ -120,6 +120,8 @@ def _search(arguments: argparse.Namespace) -> int:
 
     _check_outputs(arguments.out, arguments.plot)
     out = Path(arguments.out)
+    if out.suffix != ".json":
+        raise NpasError(f"--out {str(out)!r} must end in .json, by which --groups knows a mapping")
     groups = (
         arguments.groups if arguments.groups == "auto" else _whole("--groups", arguments.groups)
     )
@@ -155,6 +157,11 @@ def _search(arguments: argparse.Namespace) -> int:
 
 def _explain(arguments: argparse.Namespace) -> int:
     plan = Plan.load(arguments.plan)
+    if arguments.layer is not None:
+        try:
+            plan.layer(arguments.layer)
+        except PlanError as error:  # the plan is valid
+            raise NpasError(str(error)) from error
     if arguments.json:
         layers = plan.layers if arguments.layer is None else (plan.layer(arguments.layer),)
         rows = [
@@ -291,6 +298,11 @@ def _kwargs(text: str) -> dict[str, Any]:
 
 
 def _groups(text: str) -> str | dict[str, str] | Mapping:
+    if text == "fit":
+        raise NpasError(
+            "--groups fit reads weights, and the command line builds models without any; use "
+            "npas.fit(model, budget) in Python"
+        )
     if text.endswith(".json"):
         return Mapping.load(text)
     if text.startswith("{"):
@@ -303,7 +315,9 @@ def _groups(text: str) -> str | dict[str, str] | Mapping:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="npas", description="Fit a network to a parameter budget by sharing parameters."
+        prog="npas",
+        description="Fit a network to a parameter budget by sharing parameters. Text goes to "
+        "stderr where stdout is not a terminal (2> FILE); --json gives JSON on stdout.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="versions of what is installed")
     parser.add_argument(
@@ -355,13 +369,13 @@ def _parser() -> argparse.ArgumentParser:
     search.set_defaults(run=_search)
 
     explain = commands.add_parser("explain", help="where a layer's weights come from, and why")
-    explain.add_argument("plan")
+    explain.add_argument("plan", metavar="PLAN_OR_DIR")
     explain.add_argument("layer", nargs="?")
     explain.set_defaults(run=_explain)
 
     diff = commands.add_parser("diff", help="what differs between two plans")
-    diff.add_argument("before")
-    diff.add_argument("after")
+    diff.add_argument("before", metavar="PLAN_OR_DIR")
+    diff.add_argument("after", metavar="PLAN_OR_DIR")
     diff.set_defaults(run=_diff)
 
     report = commands.add_parser("report", help="a plan as one HTML page, to look at and to share")
@@ -373,7 +387,7 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
 
     check = commands.add_parser("check", help="validate a plan, alone or against a model")
-    check.add_argument("plan")
+    check.add_argument("plan", metavar="PLAN_OR_DIR")
     check.add_argument("model", nargs="?", help=_MODEL_HELP)
     check.add_argument("--kwargs", default="{}", help="JSON arguments for the callable")
     check.set_defaults(run=_check)
@@ -389,7 +403,7 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--groups",
         default="auto",
         help="auto, own, single, random, by_shape, repeated, albert (as repeated), soft_sharing, "
-        "fit, a JSON object of patterns, or a mapping file (.json)",
+        "a JSON object of patterns, or a mapping file (.json)",
     )
     parser.add_argument("--n-banks", type=int, help="number of banks for auto and random")
     parser.add_argument("--k", type=int, help="most templates a layer may have")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from npas.errors import NpasError
 from npas.leaf import leaf_class, sources_of
 from npas.plan import Plan
 from npas.recompute import (
@@ -172,6 +173,27 @@ def subclass(original: type[nn.Module], mixin: type, **members: Any) -> Any:
 def _empty(original: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
     cls = compiled_class(leaf_class(original, names) if names else original)
     return cls.__new__(cls)
+
+
+def required_state(module: nn.Module, function: str) -> State:
+    """Return what npas keeps with a module.
+
+    Args:
+        module: what a user gave.
+        function: that it was given to, for the error.
+
+    Raises:
+        NpasError: if it was not compiled, which names a part that was: a wrapper's module.
+    """
+    state = state_of(module)
+    if state is not None:
+        return state
+    parts = (name for name, part in module.named_modules() if name and state_of(part) is not None)
+    part = next(parts, None)
+    what = f"{type(module).__name__} was not compiled by npas"
+    if part is not None:
+        raise NpasError(f"{what}, but its part {part} was: give {function} that")
+    raise NpasError(f"{what}; {function} takes what npas.compile or npas.compile_ returned")
 
 
 def state_of(module: object) -> State | None:

@@ -23,7 +23,7 @@ FILES = frozenset({"after", "against", "before", "checkpoint", "out", "plan", "p
 #: suffix where there is one.
 WORDS: dict[str, tuple[tuple[str, ...], str]] = {
     "downsample": (DOWNSAMPLE, ""),
-    "groups": (tuple(STRATEGIES), ".json"),
+    "groups": (tuple(name for name in STRATEGIES if name != "fit"), ".json"),
     "method": (METHODS, ""),
     "model": (("timm:", "torchvision:", "hf:"), ".py"),
     "script": ((), ".py"),

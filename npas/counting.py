@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import torch
 from torch import nn
 
+from npas.arguments import check_keywords
 from npas.errors import NpasError
-from npas.naming import check_choice
+from npas.naming import as_tuple, check_choice
 from npas.passes.macs import Run, Use, watch
 from npas.plan import LayerPlan, Plan
 
@@ -71,7 +73,7 @@ class Count:
 def count(
     model: nn.Module,
     plan: Plan,
-    example_inputs: Sequence[Any] = (),
+    example_inputs: torch.Tensor | Sequence[Any] = (),
     example_kwargs: Mapping[str, Any] | None = None,
 ) -> Count:
     """Count the multiply-accumulates of a planned model's forward pass.
@@ -83,8 +85,8 @@ def count(
     Args:
         model: that the plan was made for; it is not changed.
         plan: from `npas.plan`.
-        example_inputs: positional inputs; without any inputs only generation is counted. With two
-            samples or more it is seen which rows of embeddings all samples share.
+        example_inputs: positional inputs, or the one; without any only generation is counted. With
+            two samples or more it is seen which rows of embeddings all samples share.
         example_kwargs: keyword inputs.
 
     Raises:
@@ -93,11 +95,13 @@ def count(
     """
     from npas.planning import check_fits
 
+    inputs = as_tuple(example_inputs)
+    check_keywords(example_kwargs)
     check_fits(plan, model)
     run = None
-    if example_inputs or example_kwargs:
+    if inputs or example_kwargs:
         names = [layer.name for layer in plan.layers]
-        run = watch(model, names, example_inputs, example_kwargs or {})
+        run = watch(model, names, inputs, example_kwargs or {})
         if run is None:
             raise NpasError(
                 f"{type(model).__name__} does not run on meta tensors (what it does depends on "

@@ -204,9 +204,14 @@ class Mapping:
         try:
             if Path(path).stat().st_size > MOST_BYTES:
                 raise PlanError(f"mapping {path}: larger than {MOST_BYTES >> 20} MiB")
-            return Mapping.from_json(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise PlanError(f"mapping {path}: {error}") from error
+        try:
+            return Mapping.from_json(text)
+        except PlanError as error:
+            said = str(error).removeprefix("mapping: ")
+            raise PlanError(f"mapping {path}: {said}") from error
 
     def summary(self) -> str:
         """Return the mapping in a few lines of text: a line a bank."""

@@ -51,9 +51,15 @@ def read_mapping(text: str) -> Mapping:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise PlanError(f"mapping: not JSON ({error})") from error
-    version = data.get("npas_mapping") if isinstance(data, dict) else None
+    if not isinstance(data, dict):
+        raise PlanError(
+            f"mapping: must be a JSON object with npas_mapping, found {type(data).__name__}"
+        )
+    if "npas_plan" in data:
+        raise PlanError("mapping: is a plan, which is compiled as it is: npas.compile(plan=...)")
+    version = data.get("npas_mapping")
     if type(version) is not int or version != _VERSION:
-        raise PlanError(f"mapping: npas_mapping must be {_VERSION}")
+        raise PlanError(f"mapping: npas_mapping must be {_VERSION}, found {version!r}")
     _no_others("", data, _FIELDS)
     banks = _strings(data.get("banks"), "banks", lists=True)
     reasons = _strings(data.get("reasons", {}), "reasons", lists=False)

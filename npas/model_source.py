@@ -99,6 +99,10 @@ def _callable(where: str, what: str) -> Any:
         path = Path(where)
         if not path.is_file():
             raise ModelError(f"model file {where} is not there")
+        # As `python file.py` does: modules beside it can be imported.
+        folder = str(path.resolve().parent)
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)

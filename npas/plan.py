@@ -205,8 +205,13 @@ class Plan:
         for layer in self.layers:
             if name in (layer.name, *layer.aliases, layer.name.rpartition(".")[0]):
                 return layer
+        kept = next((fixed for fixed in self.fixed if fixed.name == name), None)
+        if kept is not None:
+            raise PlanError(f"{name} is kept as it is ({kept.reason}); nothing generates it")
         names = [layer.name for layer in self.layers]
-        raise PlanError(f"the plan has no layer {name!r}{nearest(name, names)}")
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        hint = nearest(name, names) or f"; it has {', '.join(names[:3])}{more}"
+        raise PlanError(f"the plan has no layer {name!r}{hint}")
 
     def layers_of(self, bank: str) -> tuple[LayerPlan, ...]:
         """Return the layers of a bank, in the model's order."""
@@ -247,21 +252,22 @@ class Plan:
 
     @staticmethod
     def load(path: str | Path) -> "Plan":
-        """Read a plan from a JSON file.
+        """Read a plan from a JSON file, or from a folder that `npas.save` wrote.
 
         Raises:
             PlanError: if the file cannot be read or is not a valid plan.
         """
-        from npas.plan_json import read_file
+        from npas.plan_json import plan_file, read_file
 
+        file = plan_file(Path(path))
         try:
-            return Plan.from_json(read_file(Path(path)))
+            return Plan.from_json(read_file(file))
         except FileNotFoundError as error:
             raise PlanError(
                 f"plan {path}: not there; npas plan MODEL --budget B --out {path} writes one"
             ) from error
         except PlanError as error:
-            raise PlanError(f"plan {path}: {error}") from error
+            raise PlanError(f"plan {path}: {str(error).removeprefix('plan: ')}") from error
 
     def table(self, *, full: bool = False) -> "Table":
         """Return the plan as a rich table.

@@ -17,6 +17,8 @@ from npas.plan import DOWNSAMPLE, UPSAMPLE, BankPlan, LayerPlan, Plan
 VERSION = 1
 #: Bytes of the largest file that is read: 100 times that of a model of 405B parameters.
 MOST_PLAN_BYTES = 64 * 2**20
+#: Name of the plan in a folder that `npas.save` wrote.
+PLAN = "plan.json"
 T = TypeVar("T")
 # Counts above this cannot be elements of one tensor, and would overflow int64 address arithmetic.
 _MOST = 2**53
@@ -32,6 +34,22 @@ def dump_plan(plan: Plan) -> str:
     data["layers"] = [asdict(layer) for layer in plan.layers]
     data["fixed"] = [asdict(fixed) for fixed in plan.fixed]
     return json.dumps(data, indent=1) + "\n"
+
+
+def plan_file(path: Path) -> Path:
+    """Return a plan's file: the path, or what is in it where it is a folder that `npas.save` wrote.
+
+    Raises:
+        PlanError: for a folder without a plan.
+    """
+    if not path.is_dir():
+        return path
+    if not (path / PLAN).is_file():
+        raise PlanError(
+            f"plan {path}: a folder without {PLAN}; give a plan (npas plan ... --out FILE) or a "
+            "folder that npas.save wrote"
+        )
+    return path / PLAN
 
 
 def read_file(path: Path) -> str:
@@ -65,6 +83,8 @@ def read_plan(text: str) -> Plan:
         raise PlanError(f"plan: not JSON ({error})") from error
     if not isinstance(data, dict):
         raise PlanError("plan: must be a JSON object")
+    if "npas_mapping" in data:
+        raise PlanError("plan: is a mapping; plan with it: npas plan MODEL --groups FILE")
     data.pop("saved", None)  # where `npas.save` names the tensors
     if not _same(data.get("npas_plan"), VERSION):
         raise PlanError(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from npas.bank import Bank, banks_of
-from npas.compiled import State, state_of
+from npas.compiled import State, required_state
 from npas.errors import NpasError
 from npas.init import draw_again, spread
 from npas.leaf import sources_of
@@ -59,9 +59,7 @@ def reset(
             `npas.parallelize_module`, if a name in ``stds`` is no generated layer, or ``init``
             leaves something without a value. Banks are as they were then.
     """
-    state = state_of(ssn)
-    if state is None:
-        raise NpasError(f"{type(ssn).__name__} was not compiled by npas")
+    state = required_state(ssn, "npas.reset")
     banks = banks_of(ssn)
     if any(bank.theta.is_meta for bank in banks.values()):
         raise NpasError("reset: the banks are on the meta device; call ssn.to_empty(device) first")

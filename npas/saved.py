@@ -22,9 +22,8 @@ from safetensors.torch import save_file
 from npas.errors import CheckpointError, PlanError
 from npas.passes.schedule import SCHEDULES
 from npas.plan import Plan
-from npas.plan_json import dump_plan, read_file
+from npas.plan_json import PLAN, dump_plan, read_file
 
-PLAN = "plan.json"
 FORMAT = 2
 _FILE = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
 _SCRATCH = ".saving-"

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from torch.distributed.tensor.parallel import ParallelStyle, parallelize_module as parallelize
 
 from npas.bank import banks_of
-from npas.compiled import state_of
+from npas.compiled import required_state
 from npas.errors import NpasError
 from npas.guards import Never
 from npas.leaf import SOURCES, Source, give_back, sources_of, take_over
@@ -22,9 +22,8 @@ from npas.sharding import is_sharded
 
 def place(ssn: nn.Module, mesh: DeviceMesh, plan: Mapping[str, ParallelStyle]) -> nn.Module:
     """Do what `npas.parallelize_module` says."""
-    state, banks = state_of(ssn), banks_of(ssn)
-    if state is None:
-        raise NpasError(f"{type(ssn).__name__} was not compiled by npas")
+    required_state(ssn, "npas.parallelize_module")
+    banks = banks_of(ssn)
     if mesh.ndim != 1:
         raise NpasError(
             f"parallelize_module takes a mesh of one dimension, found {mesh.ndim}; pass one of "

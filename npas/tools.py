@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from npas.bank import Bank
-from npas.compiled import state_of
+from npas.compiled import required_state
 from npas.errors import NpasError
 from npas.passes.collect import WeightOp, module_kind
 from npas.plan import LayerPlan
@@ -113,9 +113,18 @@ def refresh(ssn: nn.Module) -> None:
 
     Needed only after a write that autograd's version counters do not see, such as one in place
     through ``parameter.data`` or the ``.data`` of a gain.
+
+    Args:
+        ssn: a compiled module, or one that holds compiled modules.
+
+    Raises:
+        NpasError: if nothing in it was compiled by npas.
     """
     # Not by name: a module may hold several that were compiled, each with a bank of that name.
-    for bank in (module for module in ssn.modules() if isinstance(module, Bank)):
+    banks = [module for module in ssn.modules() if isinstance(module, Bank)]
+    if not banks:
+        required_state(ssn, "npas.refresh")
+    for bank in banks:
         bank.note_gains()
 
 
@@ -125,7 +134,5 @@ def report(ssn: nn.Module) -> Report:
     Raises:
         NpasError: if the module was not compiled by npas.
     """
-    state = state_of(ssn)
-    if state is None:
-        raise NpasError(f"{type(ssn).__name__} was not compiled by npas")
+    state = required_state(ssn, "npas.report")
     return replace(state.report, fallbacks=dict(state.fallbacks))

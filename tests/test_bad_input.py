@@ -913,8 +913,21 @@ def test_a_save_for_another_model(tmp_path: Path) -> None:
 # The rest of the API on what npas did not make
 
 
-@pytest.mark.parametrize("call", [npas.materialize, npas.report])
+@pytest.mark.parametrize(
+    "call", [npas.materialize, npas.report, npas.dense_state_dict, npas.reset, npas.refresh]
+)
 def test_modules_that_npas_did_not_make(call: Any) -> None:
     model = Mlp()
-    with unchanged(model), pytest.raises(NpasError, match="was not compiled by npas"):
+    says = rf"Mlp was not compiled by npas; npas\.{call.__name__} takes what npas\.compile"
+    with unchanged(model), pytest.raises(NpasError, match=says):
         call(model)
+
+
+def test_wrappers_of_what_npas_made() -> None:
+    ssn = npas.compile(Mlp(), "50%")
+    inner = nn.Sequential(ssn)
+    for part, wrapper in (("0", inner), ("module.0", nn.ModuleDict({"module": inner}))):
+        says = rf"was not compiled by npas, but its part {part} was: give npas\.materialize that"
+        with pytest.raises(NpasError, match=says):
+            npas.materialize(wrapper)
+        npas.refresh(wrapper)

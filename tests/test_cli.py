@@ -562,8 +562,12 @@ def test_explain_for_people(inside: Run, saved: Path) -> None:
 @pytest.mark.parametrize("flags", [[], ["--json"]])
 def test_explain_of_an_unknown_layer(inside: Run, saved: Path, flags: list[str]) -> None:
     done = inside("explain", "plan.json", "0.wieght", *flags)
-    assert done.code == 4, done
+    assert done.code == 2 and done.out == "", done
     assert "no layer '0.wieght' (nearest: '0.weight')" in done.err
+    done = inside("explain", "plan.json", "b0", *flags)
+    assert "no layer 'b0'; it has 0.weight, 1.weight, 2.weight and 1 more" in done.err
+    done = inside("explain", "plan.json", "0.bias", *flags)
+    assert done.code == 2 and "0.bias is kept as it is (of fewer than two dimensions)" in done.err
 
 
 def test_explain_prints_names_as_they_are(inside: Run, saved: Path) -> None:
@@ -656,6 +660,48 @@ def test_process_search_writes_a_mapping_that_plans(process: Run, where: Path) -
     )
     assert planned.code == 0
     assert [b["layers"] for b in planned.json["banks"]] == [list(x) for x in mapping.banks.values()]
+
+
+def test_a_search_is_written_to_what_groups_takes(inside: Run, where: Path) -> None:
+    done = inside("search", "cli_nets:searched", "--out", "map.txt")
+    assert done.code == 2 and "--out 'map.txt' must end in .json" in done.err
+    assert not (where / "map.txt").exists()
+
+
+def test_the_command_line_has_no_weights_to_read(inside: Run) -> None:
+    done = inside("plan", "cli_nets:mlp", "--budget", "50%", "--groups", "fit")
+    assert done.code == 2 and "npas.fit(model, budget)" in done.err and done.out == ""
+
+
+def test_a_model_file_imports_what_lies_beside_it(process: Run, where: Path) -> None:
+    folder = where / "models"
+    folder.mkdir()
+    (folder / "beside_it.py").write_text("from torch import nn\nNet = lambda: nn.Linear(8, 8)\n")
+    (folder / "named.py").write_text("from beside_it import Net\n")
+    done = process("plan", "models/named.py:Net", "--budget", "100%", "--json")
+    assert done.code == 0 and [layer["name"] for layer in done.json["layers"]] == ["weight"], done
+
+
+def test_folders_of_saved_modules_are_plans(inside: Run, where: Path) -> None:
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 8))
+    ssn = npas.compile(model, "50%")
+    npas.save(ssn, where / "kept")
+    assert inside("check", "kept").code == 0
+    assert inside("diff", "kept", "kept/plan.json").code == 0
+    assert inside("explain", "kept", "1", "--json").json["layers"][0]["name"] == "1.weight"
+    (where / "empty").mkdir()
+    done = inside("check", "empty")
+    assert done.code == 4 and "plan empty: a folder without plan.json" in done.err
+
+
+def test_a_plan_is_no_mapping(inside: Run, saved: Path) -> None:
+    npas.Mapping({"one": ("0.weight",)}, "by hand").save(saved.with_name("map.json"))
+    done = inside("plan", "cli_nets:mlp", "--budget", "50%", "--groups", "plan.json")
+    assert done.code == 4 and "mapping plan.json: is a plan" in done.err
+    done = inside("check", "map.json")
+    assert done.code == 4 and "plan map.json: is a mapping" in done.err
 
 
 def test_search_takes_an_optimizer_from_the_script(inside: Run, where: Path) -> None:

@@ -108,6 +108,14 @@ def test_the_formula_is_generation_where_weights_are_made_whole() -> None:
         assert found.overhead(mode="eval") == 0
 
 
+def test_one_input_stands_for_itself() -> None:
+    model = nn.Linear(8, 8)
+    plan, x = npas.plan(model, "80%"), torch.zeros(1, 8)
+    assert npas.count(model, plan, x) == npas.count(model, plan, (x,))
+    with pytest.raises(npas.NpasError, match="example_kwargs must be a dict"):
+        npas.count(model, plan, x, [x])  # pyright: ignore[reportArgumentType]
+
+
 def test_without_inputs_only_generation_is_counted() -> None:
     model = Tied()
     found = npas.count(model, npas.plan(model, "50%"))

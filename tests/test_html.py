@@ -662,7 +662,7 @@ def test_a_page_is_replaced_and_a_link_stays_one(run: Run, tmp_path: Path) -> No
         (["words.json"], 4, "words.json: plan: not JSON"),
         (["binary.json"], 4, "binary.json: cannot be read"),
         (["edited.json"], 4, "edited.json: n_params:"),
-        (["empty"], 4, "empty: a folder without plan.json; report takes a plan"),
+        (["empty"], 4, "plan empty: a folder without plan.json; give a plan"),
         (["plan.json", "--against", "absent.json"], 4, "absent.json: not there"),
         (["plan.json", "--against", "empty"], 4, "a folder without plan.json"),
         (["plan.json", "--out", "plan.json"], 2, "is the plan itself"),

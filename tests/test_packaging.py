@@ -48,6 +48,8 @@ def test_a_source_distribution_builds_what_it_is_made_of(built: Path) -> None:
     assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "npas/__init__.py"} < names
     tops = {name.partition("/")[0] for name in names}
     assert not tops & {".venv", "build", "demo", ".git", ".ci", "dist"}
+    assert not [name for name in names if name.endswith((".whl", ".gz", ".so", ".zip"))]
+    assert archive.stat().st_size < 4 * 2**20
 
 
 def test_versions(capsys: pytest.CaptureFixture[str]) -> None:

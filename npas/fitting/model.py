@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from npas.bank import Bank, banks_of
-from npas.compiled import state_of
+from npas.compiled import required_state
 from npas.errors import NpasError
 from npas.fitting.weights import check_weights, fit_weights
 from npas.init import initialise
@@ -60,11 +60,7 @@ def load_dense_(ssn: nn.Module, state_dict: Mapping[str, Any]) -> None:
             dict lacks a key, has one too many, or another shape (all are named), or holds NaN or
             infinite values for a generated weight.
     """
-    state = state_of(ssn)
-    if state is None:
-        raise NpasError(
-            f"{type(ssn).__name__} was not compiled by npas; load_dense_ takes what it made"
-        )
+    state = required_state(ssn, "npas.load_dense_")
     plan, banks = state.plan, banks_of(ssn)
     kept = {n: t for n, t in ssn.state_dict().items() if n.partition(".")[0] != "npas"}
     generated = {

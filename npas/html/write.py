@@ -4,10 +4,10 @@ import os
 import tempfile
 from pathlib import Path
 
-from npas.errors import NpasError, PlanError
+from npas.errors import NpasError
 from npas.html.page import report_html
 from npas.plan import Plan
-from npas.saved import PLAN
+from npas.plan_json import plan_file
 
 
 def write_report(
@@ -28,8 +28,8 @@ def write_report(
         NpasError: if the page would replace one of the plans, or something that is not a file.
         OSError: if it cannot be written.
     """
-    source = _plan_file(Path(plan))
-    earlier = None if against is None else _plan_file(Path(against))
+    source = plan_file(Path(plan))
+    earlier = None if against is None else plan_file(Path(against))
     page = _page_file(source, out)
     for path in (source, earlier):
         if path is not None and page.exists() and path.exists() and page.samefile(path):
@@ -39,17 +39,6 @@ def write_report(
     text = report_html(Plan.load(source), before, name)
     _replace(page, text)
     return page
-
-
-def _plan_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    if not (path / PLAN).is_file():
-        raise PlanError(
-            f"{path}: a folder without {PLAN}; report takes a plan (npas plan ... --out FILE) or a "
-            "folder that npas.save wrote"
-        )
-    return path / PLAN
 
 
 def _page_file(source: Path, out: str | Path | None) -> Path:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from npas.bank import Bank
-from npas.compiled import state_of
+from npas.compiled import required_state
 from npas.errors import NpasError
 from npas.leaf import give_back, leaf_class, parameter_order, sources_of
 from npas.module import Shapeshifter
@@ -27,12 +27,7 @@ def materialize(ssn: nn.Module) -> nn.Module:
         NpasError: if the module was not compiled by npas, or weights of a part that it shares come
             from the banks of another model.
     """
-    state = state_of(ssn)
-    if state is None:
-        raise NpasError(
-            f"{type(ssn).__name__} was not compiled by npas; materialize takes the result of "
-            "npas.compile or npas.compile_"
-        )
+    state = required_state(ssn, "npas.materialize")
     weights = dense_weights(ssn)
     is_graph = isinstance(ssn, Shapeshifter)
     held = ssn.original_attributes() if is_graph else dict(ssn.__dict__)
@@ -79,8 +74,7 @@ def dense_state_dict(ssn: nn.Module) -> dict[str, torch.Tensor]:
     Raises:
         NpasError: if the module was not compiled by npas.
     """
-    if state_of(ssn) is None:
-        raise NpasError(f"{type(ssn).__name__} was not compiled by npas")
+    required_state(ssn, "npas.dense_state_dict")
     weights = {name: weight.detach() for name, weight in dense_weights(ssn).items()}
     kept = {n: t for n, t in ssn.state_dict().items() if n.partition(".")[0] != "npas"}
     result: dict[str, torch.Tensor] = {}
