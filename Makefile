@@ -13,6 +13,7 @@ PYTEST_FLAGS ?=
 SOAK_FLAGS ?=
 MUTANTS_FLAGS ?=
 BIN := $(VENV)/bin
+OLD := "npas needs Python 3.11 or later, such as PYTHON=python3.12"
 
 .PHONY: demo test coverage lint docs soak mutants clean
 .DELETE_ON_ERROR:
@@ -52,6 +53,7 @@ mutants: $(VENV)/.installed-dev
 # One stamp a set of extras, so that the demo waits for no linter. pip is the last thing that
 # `venv` puts into an environment: without it the environment is absent or was interrupted.
 $(VENV)/.installed-%: pyproject.toml constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and $(OLD))'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	touch $@
