@@ -659,7 +659,7 @@ def test_a_page_is_replaced_and_a_link_stays_one(run: Run, tmp_path: Path) -> No
     ("arguments", "code", "says"),
     [
         (["absent.json"], 4, "absent.json: not there; npas plan MODEL"),
-        (["words.json"], 4, "words.json: plan: not JSON"),
+        (["words.json"], 4, "plan words.json: not JSON"),
         (["binary.json"], 4, "binary.json: cannot be read"),
         (["edited.json"], 4, "edited.json: n_params:"),
         (["empty"], 4, "plan empty: a folder without plan.json; give a plan"),
