@@ -250,8 +250,8 @@ _MEMORY_NOTE = (
 _WHY = (
     " On networks of many small layers npas's generation and its gradients, functions of Python "
     "that are called a bank at a time, take longer than the few native operators a layer that "
-    "parametrize and soft sharing are written in; half of the parameters gives 9 to 24 banks. On "
-    "large layers those operators' temporaries take longer."
+    "parametrize and soft sharing are written in. On large layers those operators' temporaries "
+    "take longer."
 )
 
 
