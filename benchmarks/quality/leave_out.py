@@ -1,12 +1,12 @@
 """What the defaults are to the paper's recipe over all tasks, and without some of them.
 
-``python -m benchmarks.quality.leave_out [EXPERIMENT ...]`` reads the committed runs. Of the
-``recipe`` experiments that are whole it prints each difference, in percent points, over the pairs
-in which no arm diverged; then the mean, seed by seed, without the experiments that are named,
-diverged runs counting as 0 as everywhere.
+``python -m benchmarks.quality.leave_out [EXPERIMENT ...] [--to ARM]`` reads the committed runs. Of
+the ``recipe`` experiments that have both arms whole it prints each difference, in percent points,
+over the pairs in which no arm diverged; then the mean, seed by seed, without the experiments that
+are named, diverged runs counting as 0 as everywhere.
 """
 
-import sys
+import argparse
 from collections.abc import Sequence
 
 from benchmarks import stats
@@ -18,22 +18,26 @@ from benchmarks.store import read_rows
 OURS, THEIRS = "defaults", "the paper's recipe"
 
 
-def differences() -> dict[str, dict[str, tuple[float, float]]]:
-    """Return experiment -> seed -> scores of the defaults and of the recipe."""
+def differences(theirs: str = THEIRS) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return experiment -> seed -> scores of the defaults and of another arm."""
     arms: dict[str, dict[str, dict[str, float]]] = {}
     for record in records(select(["recipe"]), read_rows(COMMITTED)):
-        if record["variant"] in (OURS, THEIRS):
+        if record["variant"] in (OURS, theirs):
             arms.setdefault(record["experiment"], {})[record["variant"]] = record["scores"]
     return {
-        name: {seed: (ours, found[THEIRS][seed]) for seed, ours in found[OURS].items()}
+        name: {seed: (ours, found[theirs][seed]) for seed, ours in found[OURS].items()}
         for name, found in arms.items()
-        if found.get(OURS) and found.get(THEIRS, {}).keys() == found[OURS].keys()
+        if found.get(OURS) and found.get(theirs, {}).keys() == found[OURS].keys()
     }
 
 
-def main(left_out: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the differences and their mean."""
-    found = differences()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.leave_out")
+    parser.add_argument("left_out", nargs="*", metavar="EXPERIMENT")
+    parser.add_argument("--to", default=THEIRS, metavar="ARM", help=f"{THEIRS} by default")
+    options = parser.parse_args(arguments)
+    left_out, found = options.left_out, differences(options.to)
     for name in left_out:
         if name not in found:
             raise SystemExit(f"{name}: is no whole experiment; there are {', '.join(found)}")
@@ -52,4 +56,4 @@ def _said(by_seed: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
