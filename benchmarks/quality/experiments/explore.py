@@ -5,6 +5,8 @@ from dataclasses import replace
 
 from benchmarks.quality.experiments.settings import (
     FASHION,
+    GLOSS,
+    TWEETS,
     WRN16_SHORT,
     WRN28,
     Setting,
@@ -102,6 +104,16 @@ def _beyond(setting: Setting, budget: str) -> tuple[Case, ...]:
     )
 
 
+def _text(setting: Setting, budget: str) -> tuple[Case, ...]:
+    apart = {"re:(positions|embedding).*": "tables", "*": "rest"}
+    return (
+        setting.npas("defaults", budget),
+        setting.npas("one bank", budget, groups="single"),
+        setting.tuned(setting.npas(TIGHT, budget, room=1)),
+        setting.tuned(setting.npas("tables apart", budget, groups=apart)),
+    )
+
+
 _Candidates = Callable[[Setting, str], tuple[Case, ...]]
 
 
@@ -118,10 +130,11 @@ def _experiment(
         "may hold its largest layer just once; room for 2: twice. Disjoint: templates side by side "
         "as in the paper. Stages: a bank for each; a share is parameters over elements of a "
         "stage's layers, and those with other shares are compared with equal ones. The network "
-        "whose rate was chosen is that of the defaults, or of tight banks where these are there.",
+        "whose rate was chosen is that of the defaults, or of tight banks where these are there; "
+        "those for text have rates of their own. Tables: embeddings of words and positions.",
         cases,
         "defaults" if any(case.arm == "defaults" for case in cases) else TIGHT,
-        also=EMB,
+        also=EMB if any(case.arm == EMB for case in cases) else None,
         seeds=6,
         minutes=minutes,
     )
@@ -136,4 +149,6 @@ EXPERIMENTS = (
     _experiment("cifar10-small", WRN16_SHORT, "4%", "CIFAR-10, WRN-16-1", _low, 30),
     _experiment("cifar10-small", WRN16_SHORT, "50%", "CIFAR-10, WRN-16-1", _beyond, 35),
     _experiment("fashion-mnist", FASHION, "60%", "Fashion-MNIST, WRN-16-1", _beyond, 30),
+    _experiment("tweets", TWEETS, "50%", "sentiment of tweets, an encoder", _text, 15),
+    _experiment("gloss", GLOSS, "25%", "WordNet's definitions, an encoder", _text, 50),
 )
