@@ -105,12 +105,11 @@ def _beyond(setting: Setting, budget: str) -> tuple[Case, ...]:
 
 
 def _text(setting: Setting, budget: str) -> tuple[Case, ...]:
-    apart = {"re:(positions|embedding).*": "tables", "*": "rest"}
     return (
         setting.npas("defaults", budget),
         setting.npas("one bank", budget, groups="single"),
         setting.tuned(setting.npas(TIGHT, budget, room=1)),
-        setting.tuned(setting.npas("tables apart", budget, groups=apart)),
+        setting.tuned(setting.npas("tables apart", budget, groups="tables")),
     )
 
 
