@@ -174,7 +174,7 @@ def main() -> None:
     arguments = parser.parse_args()
     epochs, seeds = (2, 1) if arguments.quick else (arguments.epochs, arguments.seeds)
     console = Console(width=None if Console().is_terminal else 140)
-    # A second thread makes layers this small 1.4 times as fast or, on busy cores, 10 times as slow.
+    # A second thread gains little on layers this small, and costs much where a core is busy.
     torch.set_num_threads(1)
 
     plan = npas.plan(DigitsNet(), BUDGET, example_inputs=(torch.zeros(1, 1, 8, 8),))

@@ -157,11 +157,6 @@ def _search(arguments: argparse.Namespace) -> int:
 
 def _explain(arguments: argparse.Namespace) -> int:
     plan = Plan.load(arguments.plan)
-    if arguments.layer is not None:
-        try:
-            plan.layer(arguments.layer)
-        except PlanError as error:  # the plan is valid
-            raise NpasError(str(error)) from error
     if arguments.json:
         layers = plan.layers if arguments.layer is None else (plan.layer(arguments.layer),)
         rows = [

@@ -109,6 +109,16 @@ def test_the_number_of_banks_that_follows_from_no_budget() -> None:
     assert len(npas.plan(model, "largest").banks) == 4
 
 
+def test_largest_is_of_the_banks_that_were_chosen() -> None:
+    """Weights that start at zero have a scalar each, for which banks of four have no room."""
+    model = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(6)))
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    with pytest.raises(BudgetError, match="budget largest is 16 parameters") as caught:
+        npas.compile(model, "largest")
+    assert caught.value.smallest == 20
+
+
 def test_a_bank_that_an_override_makes() -> None:
     plan = npas.plan(blocks(3), "80%", groups="own", overrides={"1": {"bank": "mine"}})
     assert plan.bank_by_name["mine"].layers == ("1.0.weight",)

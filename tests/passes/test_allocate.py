@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from npas.errors import BudgetError
 from npas.passes.allocate import allocate, allocate_around, choose_k, largest, smallest
 from npas.passes.demand import Block, Demand, bank_cost, mask_elements
-from npas.passes.layout import Layers
+from npas.passes.layout import Layers, masks_of
 from tests.passes.fuzz_allocate import bank_problems, random_demands, run
 
 pytestmark = pytest.mark.pure
@@ -174,6 +174,16 @@ def test_smallest_is_the_true_minimum_for_small_layers(scale: bool):
         # Two layers have their scalars at any size.
         two = [replace(demand(n), scale=scale)] * 2
         assert smallest(two) == min(s + mask_elements(n, s) for s in sizes) + 2 * scale, n
+
+
+def test_smallest_of_large_layers_is_the_true_minimum():
+    for n in np.geomspace(10**4, 10**8, 2_000).astype(np.int64).tolist():
+        middle = int(n**0.5) // 3
+        sizes = -(-n // np.arange(1, 3 * middle))
+        costs = sizes + masks_of(np.full_like(sizes, n), sizes)
+        assert smallest([demand(n)]) == costs.min(), n
+        # The margin that is searched may be a tile narrower, or that of the smallest layer.
+        assert costs[middle - 13 : middle + 12].min() == costs.min(), n
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.001, 4))

@@ -462,6 +462,9 @@ def test_a_mapping_lists_a_banks_layers_in_the_models_order() -> None:
     plan = npas.plan(mlp(16, 16, 16), 0.9, groups=mapping)
     assert plan.banks[0].layers == ("0.weight", "1.weight")
     assert plan.banks[0].reason == "by hand"
+    banks = {"late": ("2.weight",), "early": ("0.weight", "1.weight")}
+    plan = npas.plan(mlp(16, 16, 16, 16), 0.9, groups=Mapping(banks, "by hand"))
+    assert [bank.name for bank in plan.banks] == ["late", "early"]
     assert npas.Plan.from_json(plan.to_json()) == plan
 
 
